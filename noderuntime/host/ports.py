@@ -1,0 +1,276 @@
+"""What the engine asks of the kernel, the OCI runtime and the monitor: one Protocol each.
+
+The real ones are beside this file, the recording fakes in ``tests/fakes``; ``tests/contract`` runs the
+same suite on both. Every ``remove``/``delete``/``unmount`` is idempotent: it succeeds when there is
+nothing, so that an undo may be tried again after a crash. All raise ``HostError``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from noderuntime.policy.model import EMPTY, Resources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceRequest:
+    """Which namespaces a sandbox gets of its own, and what is set inside them."""
+
+    network: bool
+    ipc: bool
+    uts: bool
+    hostname: str = ""
+    sysctls: Mapping[str, str] = EMPTY
+
+
+class Namespaces(Protocol):
+    """Namespaces without a process: pinned as bind mounts ``DIRECTORY/{net,ipc,uts}``. namespaces(7)."""
+
+    async def prepare(self, root: Path) -> None:
+        """Make ``root`` a private mount of its own (once, at start), so that pins do not propagate."""
+        ...
+
+    async def create(self, directory: Path, request: NamespaceRequest) -> None:
+        """Unshare, bring lo up, set hostname and sysctls, pin each as a file in ``directory``."""
+        ...
+
+    async def remove(self, directory: Path) -> None:
+        """Unpin and remove whatever of net, ipc and uts is in ``directory``."""
+        ...
+
+
+class Mounts(Protocol):
+    """Mounts that outlive a call. mount(2), umount2(2)."""
+
+    async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
+        """Mount a tmpfs (nosuid, nodev, noexec) on ``target``, which is made if missing."""
+        ...
+
+    async def overlay(self, lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
+        """Mount an overlay; ``lowers`` are topmost first, up to 127 of them."""
+        ...
+
+    async def unmount(self, target: Path) -> None:
+        """Unmount everything at and below ``target`` (lazily where busy); nothing mounted is success."""
+        ...
+
+
+class CgroupDriver(StrEnum):
+    """CgroupDriver of CRI's RuntimeConfig."""
+
+    CGROUPFS = "CGROUPFS"
+    SYSTEMD = "SYSTEMD"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupStats:
+    """One reading of a cgroup; ``timestamp_ns`` since the epoch. Absent controllers read 0."""
+
+    timestamp_ns: int
+    cpu_usage_ns: int = 0
+    memory_usage_bytes: int = 0
+    memory_working_set_bytes: int = 0
+    memory_rss_bytes: int = 0
+    memory_page_faults: int = 0
+    memory_major_page_faults: int = 0
+    pids: int = 0
+
+
+class Cgroups(Protocol):
+    """Reading and removing cgroups, v1 hybrid and v2 alike. cgroups(7)."""
+
+    def driver(self) -> CgroupDriver:
+        """Return SYSTEMD where systemd is PID 1, else CGROUPFS."""
+        ...
+
+    def oci_path(self, parent: str, container_id: str) -> str:
+        """Return ``linux.cgroupsPath`` for a container below the kubelet's ``parent``."""
+        ...
+
+    async def stats(self, oci_path: str) -> CgroupStats:
+        """Read the container's cgroup; raises NotFoundError when it is gone."""
+        ...
+
+    async def pod_stats(self, parent: str) -> CgroupStats:
+        """Read the kubelet's Pod cgroup (its own children included)."""
+        ...
+
+    async def remove(self, oci_path: str) -> None:
+        """Remove the container's cgroup in every hierarchy."""
+        ...
+
+
+class OciRuntime(Protocol):
+    """crun or runc, through the command line that both share (runtime.md of the OCI runtime-spec)."""
+
+    @property
+    def binary(self) -> Path:
+        """The program."""
+        ...
+
+    @property
+    def root(self) -> Path:
+        """Its ``--root``, below run_dir."""
+        ...
+
+    async def start(self, container_id: str) -> None:
+        """``start``: the created container's process runs."""
+        ...
+
+    async def kill(self, container_id: str, signal: int) -> None:
+        """``kill``; a container that has no process is success."""
+        ...
+
+    async def delete(self, container_id: str) -> None:
+        """``delete --force``; an unknown container is success."""
+        ...
+
+    async def state(self, container_id: str) -> str | None:
+        """Return created, running or stopped; None for an unknown container."""
+        ...
+
+    async def update(self, container_id: str, resources: Resources) -> None:
+        """``update``: new limits for a running container."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorRequest:
+    """One container handed to its monitor. ``bundle`` holds config.json and belongs to this container."""
+
+    container_id: str
+    bundle: Path
+    log_path: Path
+    terminal: bool
+    stdin: bool
+    stdin_once: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a container ended. ``code`` is 128+N for signal N."""
+
+    code: int
+    finished_at_ns: int
+    oom_killed: bool = False
+
+
+class AttachStream(Protocol):
+    """The streams of a running process. Reading gives (2 = stdout or 3 = stderr, data), then ends."""
+
+    def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Yield output as it comes; ends when the process closed its outputs."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Write to stdin, waiting while the process does not read."""
+        ...
+
+    async def close_stdin(self) -> None:
+        """Half-close: the process reads end-of-file."""
+        ...
+
+    async def resize(self, width: int, height: int) -> None:
+        """Set the terminal's size in columns and rows; nothing without a terminal."""
+        ...
+
+    async def close(self) -> None:
+        """Let go; the process of a container goes on, that of an exec is killed."""
+        ...
+
+
+class ExecStream(AttachStream, Protocol):
+    """An exec's streams, which also has an end of its own."""
+
+    async def wait(self) -> int:
+        """Wait for the process and return its exit code (128+N for signal N)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecResult:
+    """ExecSyncResponse: outputs are cut at 16 MiB each, as the kubelet wants."""
+
+    stdout: bytes
+    stderr: bytes
+    exit_code: int
+
+
+class Monitor(Protocol):
+    """conmon: holds the container's pipes and its log, reports its end, lives when the runtime does not."""
+
+    async def create(self, runtime: OciRuntime, request: MonitorRequest) -> int:
+        """Start the monitor, which runs ``RUNTIME create``; return the container's PID."""
+        ...
+
+    async def exit_of(self, container_id: str) -> Exit | None:
+        """Return how the container ended, or None while it has not."""
+        ...
+
+    def exits(self) -> AsyncIterator[str]:
+        """Yield the ID of each container as it ends (from now on), until cancelled."""
+        ...
+
+    async def is_alive(self, container_id: str) -> bool:
+        """Tell whether this container's monitor process runs."""
+        ...
+
+    async def remove(self, container_id: str) -> None:
+        """End the monitor, if there, and remove every file of its."""
+        ...
+
+    async def reopen_log(self, container_id: str) -> None:
+        """Make the monitor write to a new file at the same path."""
+        ...
+
+    async def attach(self, container_id: str) -> AttachStream:
+        """Connect to the running container's streams."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecRequest:
+    """A process beside the container's own. ``process`` is the OCI process object as JSON-able dict."""
+
+    container_id: str
+    process: Mapping[str, object]
+    terminal: bool
+    stdin: bool
+
+
+class Exec(Protocol):
+    """``RUNTIME exec`` and its pipes or terminal."""
+
+    async def open(self, runtime: OciRuntime, request: ExecRequest) -> ExecStream:
+        """Start it; ``close`` kills what is left of it."""
+        ...
+
+    async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
+        """Run it to its end. Past ``timeout_s`` (0 = none) it is killed: DeadlineExceededError."""
+        ...
+
+
+class PortForward(Protocol):
+    """A TCP connection made inside a network namespace."""
+
+    async def connect(
+        self, netns: Path | None, port: int
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to localhost:``port`` (IPv4, then IPv6) in ``netns``; None is the host's."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkUsage:
+    """Counters of a sandbox's interface."""
+
+    interface: str
+    rx_bytes: int
+    rx_errors: int
+    tx_bytes: int
+    tx_errors: int

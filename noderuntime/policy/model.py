@@ -1,0 +1,216 @@
+"""What the engine and the policy know of a Pod: CRI's words as frozen dataclasses, no protobuf.
+
+``cri/convert.py`` makes them once at the edge; everything below reads only these. They are stored as
+JSON, so fields are plain values, tuples and mappings. Units are in the names.
+Source: ``runtime.v1`` of k8s.io/cri-api v0.37.2, the messages named in each docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+class NamespaceMode(StrEnum):
+    """NamespaceMode of CRI; TARGET joins the PID namespace of another container."""
+
+    POD = "POD"
+    CONTAINER = "CONTAINER"
+    NODE = "NODE"
+    TARGET = "TARGET"
+
+
+class ProfileType(StrEnum):
+    """SecurityProfile.ProfileType of CRI."""
+
+    RUNTIME_DEFAULT = "RuntimeDefault"
+    UNCONFINED = "Unconfined"
+    LOCALHOST = "Localhost"
+
+
+class Propagation(StrEnum):
+    """MountPropagation of CRI."""
+
+    PRIVATE = "PROPAGATION_PRIVATE"
+    HOST_TO_CONTAINER = "PROPAGATION_HOST_TO_CONTAINER"
+    BIDIRECTIONAL = "PROPAGATION_BIDIRECTIONAL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespaces:
+    """NamespaceOption."""
+
+    network: NamespaceMode = NamespaceMode.POD
+    pid: NamespaceMode = NamespaceMode.CONTAINER
+    ipc: NamespaceMode = NamespaceMode.POD
+    target_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityProfileRef:
+    """SecurityProfile of CRI: which seccomp or AppArmor profile the Pod itself asks for."""
+
+    type: ProfileType = ProfileType.UNCONFINED
+    localhost_ref: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortMapping:
+    """PortMapping; protocol is tcp, udp or sctp."""
+
+    protocol: str
+    container_port: int
+    host_port: int
+    host_ip: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dns:
+    """DNSConfig."""
+
+    servers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """LinuxContainerResources; 0 means 'not asked for', as in CRI."""
+
+    cpu_period_us: int = 0
+    cpu_quota_us: int = 0
+    cpu_shares: int = 0
+    memory_limit_bytes: int = 0
+    memory_swap_limit_bytes: int = 0
+    oom_score_adj: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    hugepage_limits_bytes: Mapping[str, int] = field(
+        default_factory=dict[str, int]
+    )  # page size -> bytes
+    unified: Mapping[str, str] = EMPTY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodIdentity:
+    """PodSandboxMetadata."""
+
+    name: str
+    namespace: str
+    uid: str
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxConfig:
+    """PodSandboxConfig: what RunPodSandbox asks for."""
+
+    pod: PodIdentity
+    hostname: str = ""
+    log_directory: str = ""
+    dns: Dns = Dns()
+    port_mappings: tuple[PortMapping, ...] = ()
+    labels: Mapping[str, str] = EMPTY
+    annotations: Mapping[str, str] = EMPTY
+    cgroup_parent: str = ""
+    namespaces: Namespaces = Namespaces()
+    privileged: bool = False
+    sysctls: Mapping[str, str] = EMPTY
+    seccomp: SecurityProfileRef = SecurityProfileRef()
+    run_as_user: int | None = None
+    run_as_group: int | None = None
+    supplemental_groups: tuple[int, ...] = ()
+    overhead: Resources = Resources()
+    resources: Resources = Resources()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """Mount of CRI. ``host_path`` is the kubelet's volume, a file of its, or a hostPath."""
+
+    container_path: str
+    host_path: str
+    readonly: bool = False
+    recursive_readonly: bool = False
+    propagation: Propagation = Propagation.PRIVATE
+    selinux_relabel: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """Device of CRI; permissions is a subset of 'rwm'."""
+
+    container_path: str
+    host_path: str
+    permissions: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSecurity:
+    """LinuxContainerSecurityContext."""
+
+    capabilities_add: tuple[str, ...] = ()
+    capabilities_drop: tuple[str, ...] = ()
+    privileged: bool = False
+    namespaces: Namespaces = Namespaces()
+    run_as_user: int | None = None
+    run_as_username: str = ""
+    run_as_group: int | None = None
+    supplemental_groups: tuple[int, ...] = ()
+    readonly_rootfs: bool = False
+    no_new_privs: bool = False
+    masked_paths: tuple[str, ...] = ()
+    readonly_paths: tuple[str, ...] = ()
+    seccomp: SecurityProfileRef = SecurityProfileRef()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerConfig:
+    """ContainerConfig of CRI: what CreateContainer asks for."""
+
+    name: str
+    attempt: int = 0
+    image: str  # ImageSpec.image: the image ID or a reference, as the kubelet resolved it
+    image_reference: str = ""  # ImageSpec.user_specified_image: the Pod's own words
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    working_dir: str = ""
+    env: tuple[tuple[str, str], ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    devices: tuple[Device, ...] = ()
+    labels: Mapping[str, str] = EMPTY
+    annotations: Mapping[str, str] = EMPTY
+    log_path: str = ""  # relative to the sandbox's log_directory
+    stdin: bool = False
+    stdin_once: bool = False
+    tty: bool = False
+    stop_signal: str = ""  # "" or a name such as SIGTERM
+    resources: Resources = Resources()
+    security: ContainerSecurity = ContainerSecurity()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageConfig:
+    """What matters of an image's OCI config (image-spec config.md), with nothing trusted yet."""
+
+    user: str = ""
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    working_dir: str = ""
+    stop_signal: str = ""
+    volumes: tuple[str, ...] = ()
+    labels: Mapping[str, str] = EMPTY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedUser:
+    """The numeric user that a container's process gets, after the image's passwd was read."""
+
+    uid: int
+    gid: int
+    additional_gids: tuple[int, ...] = ()
