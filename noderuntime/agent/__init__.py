@@ -1,0 +1,1 @@
+"""The node's side of the operator, in the DaemonSet."""

@@ -1,0 +1,1 @@
+"""The gRPC surface of runtime.v1 and the streaming server."""

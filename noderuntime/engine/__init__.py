@@ -1,0 +1,1 @@
+"""Sandboxes and containers: the state machine, the store, recovery."""

@@ -1,0 +1,1 @@
+"""What touches the kernel, the OCI runtime and the monitor."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from noderuntime.policy.model import EMPTY, Resources
+from noderuntime.policy.model import Resources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class NamespaceRequest:
     ipc: bool
     uts: bool
     hostname: str = ""
-    sysctls: Mapping[str, str] = EMPTY
+    sysctls: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Namespaces(Protocol):

@@ -1,0 +1,1 @@
+"""Pure decisions: (profile, pod, container, image) to a grant or a denial."""

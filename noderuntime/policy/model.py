@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
-
-EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 class NamespaceMode(StrEnum):
@@ -92,7 +89,7 @@ class Resources:
     hugepage_limits_bytes: Mapping[str, int] = field(
         default_factory=dict[str, int]
     )  # page size -> bytes
-    unified: Mapping[str, str] = EMPTY
+    unified: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +111,12 @@ class SandboxConfig:
     log_directory: str = ""
     dns: Dns = Dns()
     port_mappings: tuple[PortMapping, ...] = ()
-    labels: Mapping[str, str] = EMPTY
-    annotations: Mapping[str, str] = EMPTY
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    annotations: Mapping[str, str] = field(default_factory=dict[str, str])
     cgroup_parent: str = ""
     namespaces: Namespaces = Namespaces()
     privileged: bool = False
-    sysctls: Mapping[str, str] = EMPTY
+    sysctls: Mapping[str, str] = field(default_factory=dict[str, str])
     seccomp: SecurityProfileRef = SecurityProfileRef()
     run_as_user: int | None = None
     run_as_group: int | None = None
@@ -182,8 +179,8 @@ class ContainerConfig:
     env: tuple[tuple[str, str], ...] = ()
     mounts: tuple[Mount, ...] = ()
     devices: tuple[Device, ...] = ()
-    labels: Mapping[str, str] = EMPTY
-    annotations: Mapping[str, str] = EMPTY
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    annotations: Mapping[str, str] = field(default_factory=dict[str, str])
     log_path: str = ""  # relative to the sandbox's log_directory
     stdin: bool = False
     stdin_once: bool = False
@@ -204,7 +201,7 @@ class ImageConfig:
     working_dir: str = ""
     stop_signal: str = ""
     volumes: tuple[str, ...] = ()
-    labels: Mapping[str, str] = EMPTY
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

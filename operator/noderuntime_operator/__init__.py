@@ -1,0 +1,1 @@
+"""The operator: from NodeRuntime and SecurityProfile objects to what each node serves."""
