@@ -51,20 +51,28 @@ class Seccomp(ApiModel):
 
     base: Literal["RuntimeDefault", "DenyAll"] = Field(
         default="RuntimeDefault",
-        description="RuntimeDefault: the list that container engines share. DenyAll: only what `allow` names.",
+        description="RuntimeDefault: the list that container engines share. DenyAll: only "
+        "what `allow` names; what every program needs to start (execve, mmap, exit_group, ...) must be named as well.",
     )
     allow: tuple[SeccompRule, ...] = Field(
         default=(), description="System calls allowed besides those of the base."
     )
     deny: tuple[SeccompRule, ...] = Field(
-        default=(), description="System calls that fail with EPERM; deny wins over allow and base."
+        default=(),
+        description="System calls that fail with EPERM; deny wins over allow and base. Calls "
+        "with siblings (mkdir, mkdirat) are denied one by one. clone3 fails with ENOSYS, so that "
+        "programs use clone.",
     )
 
 
 class Sysctls(ApiModel):
     """Kernel parameters that a Pod may set."""
 
-    allow: tuple[str, ...] = Field(default=(), description="Names of sysctls; others are refused.")
+    allow: tuple[str, ...] = Field(
+        default=(),
+        description="Names of sysctls that a namespace of the Pod holds. Those that Kubernetes "
+        "calls safe are always allowed; others are refused.",
+    )
 
 
 class HostPath(ApiModel):
@@ -79,7 +87,9 @@ class SecurityProfileSpec(ApiModel):
 
     mode: Literal["Enforce", "Audit"] = Field(
         default="Enforce",
-        description="Enforce refuses what the profile does not allow; Audit runs it and records it.",
+        description="Enforce refuses what the profile does not allow. Audit runs it and records it: "
+        "a Pod gets what it asks for, what it leaves open is set as in Enforce, and system calls "
+        "that the filter would refuse are done and logged by the kernel.",
     )
     privileged: Ruling = Field(default="Deny", description="Whether privileged containers may run.")
     host_namespaces: tuple[Literal["PID", "IPC", "Network"], ...] = Field(
