@@ -19,8 +19,8 @@ class Column:
 
     name: str
     path: str
-    type: str = "string"
     description: str = ""
+    type: str = "string"
     priority: int = 0
 
     def document(self) -> Extra:

@@ -90,7 +90,7 @@ class SeccompRule(ApiModel):
 
     names: tuple[SyscallName, ...] = Field(
         min_length=1,
-        max_length=512,
+        max_length=384,  # with 8 rules, what the API server's budget for CEL takes
         description="Names of system calls.",
         json_schema_extra=a_set(),
     )
@@ -119,13 +119,13 @@ class Seccomp(ApiModel):
     )
     allow: tuple[SeccompRule, ...] = Field(
         default=(),
-        max_length=16,
+        max_length=8,
         description="System calls allowed besides those of the base.",
         json_schema_extra=atomic(),
     )
     deny: tuple[SeccompRule, ...] = Field(
         default=(),
-        max_length=16,
+        max_length=8,
         description="System calls that fail with EPERM; deny wins over allow and base.",
         json_schema_extra=atomic(),
     )
