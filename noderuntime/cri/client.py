@@ -30,7 +30,9 @@ INFO_KEY = "noderuntime"
 class Served(BaseModel):
     """``Status(verbose).info["noderuntime"]``: which revision is served, and what runs under another."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, alias_generator=to_camel)
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, alias_generator=to_camel, populate_by_name=True
+    )
 
     revision: str = ""
     revision_error: str = ""

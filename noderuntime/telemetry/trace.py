@@ -105,6 +105,12 @@ def configure(settings: TraceSettings | None, exporter: SpanExporter | None = No
         threading.Thread(target=old.shutdown, name="trace-flush", daemon=True).start()
 
 
+def preload() -> None:
+    """Import what ``configure`` needs; it takes a while, so it may be done in a thread before."""
+    import opentelemetry.exporter.otlp.proto.grpc.trace_exporter
+    import opentelemetry.sdk.trace.export  # noqa: F401
+
+
 async def shutdown(timeout_s: float = 3.0) -> None:
     """Send what waits, for at most ``timeout_s``, and turn tracing off."""
     provider = _tracing.provider
