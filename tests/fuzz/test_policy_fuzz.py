@@ -1,4 +1,4 @@
-"""Hostile text at every place where the policy reads some: an answer or an error of ours, nothing else."""
+"""Hostile text wherever the policy reads some: an answer or an error of ours, nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from noderuntime.policy.model import HostFacts, Mount
 from noderuntime.policy.mounts import behind, is_kubelets
 from noderuntime.policy.registries import is_allowed, prefix_of, repository_of
 from noderuntime.policy.spec import SpecLayout, build
-from tests.unit.policy.factories import KUBELET, UID, admit, container, image, rules, sandbox, security
+from tests.unit.policy.factories import (
+    KUBELET,
+    UID,
+    admit,
+    container,
+    image,
+    rules,
+    sandbox,
+    security,
+)
 
 pytestmark = pytest.mark.slow
 many = settings(max_examples=1000, deadline=None, database=None)
@@ -32,7 +41,9 @@ OWN = rules(
 
 
 @many
-@given(text=st.text(alphabet=st.characters() | st.sampled_from("0123456789.eEmkKMGi+-"), max_size=40))
+@given(
+    text=st.text(alphabet=st.characters() | st.sampled_from("0123456789.eEmkKMGi+-"), max_size=40)
+)
 def test_a_quantity_is_a_number_of_63_bits_or_a_value_error(text: str) -> None:
     for read in (milli_cpu, size_bytes):
         with contextlib.suppress(ValueError):
@@ -55,7 +66,9 @@ def test_a_reference_below_a_registry_starts_with_its_name(text: str) -> None:
 
 @many
 @given(path=pathish, table=st.text(max_size=200))
-def test_a_path_that_is_not_below_the_pods_folder_is_never_the_kubelets(path: str, table: str) -> None:
+def test_a_path_that_is_not_below_the_pods_folder_is_never_the_kubelets(
+    path: str, table: str
+) -> None:
     if is_kubelets(path, UID):
         assert f"/pods/{UID}/" in path.replace("/./", "/").replace("//", "/") or ".." in path
     behind(path, table)
@@ -95,7 +108,10 @@ def test_a_hostile_container_is_granted_denied_or_invalid(**text: str) -> None:
 
 
 @many
-@given(name=st.text(alphabet=st.sampled_from("netipv4.core/_-\n "), max_size=40), value=st.text(max_size=20))
+@given(
+    name=st.text(alphabet=st.sampled_from("netipv4.core/_-\n "), max_size=40),
+    value=st.text(max_size=20),
+)
 def test_a_hostile_sysctl_never_leaves_the_namespaces(name: str, value: str) -> None:
     try:
         answer = decide.admit_sandbox(None, sandbox(sysctls={name: value}))

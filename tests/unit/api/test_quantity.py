@@ -30,7 +30,8 @@ def test_sizes_are_read_and_rounded_up(text: str, amount: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "millis"), [("500m", 500), ("2", 2000), ("0.1", 100), ("1u", 1), ("1.0005", 1001), ("1k", 10**6)]
+    ("text", "millis"),
+    [("500m", 500), ("2", 2000), ("0.1", 100), ("1u", 1), ("1.0005", 1001), ("1k", 10**6)],
 )
 def test_cpu_is_read_in_thousandths_and_rounded_up(text: str, millis: int) -> None:
     assert milli_cpu(text) == millis
@@ -38,10 +39,28 @@ def test_cpu_is_read_in_thousandths_and_rounded_up(text: str, millis: int) -> No
 
 @pytest.mark.parametrize(
     "text",
-    ["", ".", "x", "-1", "1 ", " 1", "1Mi ", "1mi", "1e", "1e999", "9" * 31, "8Ei", "1e19", "1K", "٣", "0x1", "1\n"],
+    [
+        "",
+        ".",
+        "x",
+        "-1",
+        "1 ",
+        " 1",
+        "1Mi ",
+        "1mi",
+        "1e",
+        "1e999",
+        "9" * 31,
+        "8Ei",
+        "1e19",
+        "1K",
+        "٣",
+        "0x1",
+        "1\n",
+    ],
 )
 def test_what_is_no_quantity_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a quantity|is larger"):
+    with pytest.raises(ValueError, match=r"is not a quantity|is larger"):
         size_bytes(text)
 
 
@@ -51,7 +70,9 @@ def test_cpu_that_fits_as_a_number_but_not_in_thousandths_is_refused() -> None:
         milli_cpu("1e16")
 
 
-@pytest.mark.parametrize(("amount", "text"), [(0, "0"), (1, "1"), (1 << 20, "1Mi"), (1536, "1536"), (1 << 60, "1Ei")])
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0, "0"), (1, "1"), (1 << 20, "1Mi"), (1536, "1536"), (1 << 60, "1Ei")]
+)
 def test_bytes_are_shown_in_the_largest_unit_that_divides(amount: int, text: str) -> None:
     assert show_bytes(amount) == text
     assert size_bytes(text) == amount

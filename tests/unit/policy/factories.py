@@ -34,7 +34,7 @@ NODE = NamespaceMode.NODE
 
 
 def handler(profile: Mapping[str, object] | None = None, **fields: object) -> RevisionHandler:
-    """Return a handler ``restricted`` of profile ``web``; ``fields`` are the handler's, in camelCase."""
+    """Return a handler ``restricted`` of profile ``web``; ``fields`` are its own, in camelCase."""
     document = {
         "name": "restricted",
         "nodeRuntime": "restricted",

@@ -30,8 +30,20 @@ Request = tuple[SandboxConfig, ContainerConfig, ImageFacts, HostFacts]
 
 CAPABILITIES = ("CHOWN", "KILL", "NET_RAW", "SYS_ADMIN")
 SYSCALLS = ("read", "mount", "clone", "clone3", "socket", "keyctl", "mseal")
-PATHS = ("/etc", "/srv", "/srv/data", "/var/log", f"{KUBELET}/volumes/a/b", f"{KUBELET}/volume-subpaths/a/b/0")
-REFERENCES = ("nginx", "registry.example.com/team/x:1", "registry.example.com.evil.org/x", "localhost:5000/x")
+PATHS = (
+    "/etc",
+    "/srv",
+    "/srv/data",
+    "/var/log",
+    f"{KUBELET}/volumes/a/b",
+    f"{KUBELET}/volume-subpaths/a/b/0",
+)
+REFERENCES = (
+    "nginx",
+    "registry.example.com/team/x:1",
+    "registry.example.com.evil.org/x",
+    "localhost:5000/x",
+)
 REGISTRIES = ("docker.io", "registry.example.com/team", "localhost:5000")
 CPU = ("5m", "500m", "2")
 MEMORY = ("64Mi", "1Gi")
@@ -66,9 +78,7 @@ profiles: st.SearchStrategy[Document] = st.fixed_dictionaries(
         ),
         "sysctls": st.fixed_dictionaries({"allow": some(("net.core.somaxconn", "kernel.sem"))}),
         "hostPaths": st.lists(
-            st.fixed_dictionaries(
-                {"path": st.sampled_from(PATHS[:4]), "readOnly": st.booleans()}
-            )
+            st.fixed_dictionaries({"path": st.sampled_from(PATHS[:4]), "readOnly": st.booleans()})
         ),
     }
 )
@@ -150,7 +160,9 @@ def _least(amount: Mapping[str, str], draw: st.DrawFn) -> dict[str, str]:
     if draw(st.booleans()):
         found["cpu"] = draw(st.sampled_from(CPU[: CPU.index(cpu) + 1] if cpu else CPU))
     if draw(st.booleans()):
-        found["memory"] = draw(st.sampled_from(MEMORY[: MEMORY.index(memory) + 1] if memory else MEMORY))
+        found["memory"] = draw(
+            st.sampled_from(MEMORY[: MEMORY.index(memory) + 1] if memory else MEMORY)
+        )
     return found
 
 

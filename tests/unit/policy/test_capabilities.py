@@ -37,7 +37,10 @@ def test_a_privileged_container_gets_what_the_node_can_give() -> None:
     host = HostFacts(capabilities=frozenset(("CHOWN", "SYS_ADMIN")))
     asked = container(security(privileged=True))
     for own in (None, rules({"privileged": "Allow"})):
-        assert factories.granted(own, asked, host=host).capabilities == ("CAP_CHOWN", "CAP_SYS_ADMIN")
+        assert factories.granted(own, asked, host=host).capabilities == (
+            "CAP_CHOWN",
+            "CAP_SYS_ADMIN",
+        )
 
 
 def test_the_bounding_set_is_read_from_status() -> None:

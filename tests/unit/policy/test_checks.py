@@ -230,7 +230,10 @@ def test_in_audit_an_image_is_pulled_and_the_container_carries_the_finding() -> 
 def test_a_pod_may_ask_for_less_than_the_profile_gives() -> None:
     own = rules({"capabilities": {"default": ["CHOWN", "NET_RAW"], "allow": ["KILL"]}})
     asks = security(
-        capabilities_drop=("ALL",), capabilities_add=("KILL",), no_new_privs=True, readonly_rootfs=True
+        capabilities_drop=("ALL",),
+        capabilities_add=("KILL",),
+        no_new_privs=True,
+        readonly_rootfs=True,
     )
     grant = granted(own, container(asks))
     assert grant.capabilities == ("CAP_KILL",)
@@ -258,7 +261,12 @@ def test_audit_gives_what_is_asked_and_sets_what_is_left_open() -> None:
 def test_changes_say_what_the_profile_set() -> None:
     own = rules({"rootFilesystem": "ReadOnly"}, resources={"defaults": {"cpu": "1"}})
     text = "\n".join(granted(own).changes)
-    for word in ("seccompProfile", "allowPrivilegeEscalation", "readOnlyRootFilesystem", "limits.cpu"):
+    for word in (
+        "seccompProfile",
+        "allowPrivilegeEscalation",
+        "readOnlyRootFilesystem",
+        "limits.cpu",
+    ):
         assert word in text
     asks = security(
         no_new_privs=True,

@@ -6,7 +6,16 @@ from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy.denial import Denial
 from noderuntime.policy.model import HostFacts, Mount, Propagation
 from noderuntime.policy.mounts import behind, is_kubelets
-from tests.unit.policy.factories import KUBELET, UID, admit, container, denied, granted, rules, security
+from tests.unit.policy.factories import (
+    KUBELET,
+    UID,
+    admit,
+    container,
+    denied,
+    granted,
+    rules,
+    security,
+)
 
 SUBPATH = f"{KUBELET}/volume-subpaths/data/web/0"
 ROOT = "22 1 8:1 / / rw - ext4 /dev/sda1 rw"
@@ -105,7 +114,9 @@ def test_a_symlink_that_leads_out_of_an_allowed_path_is_refused() -> None:
             id="where the kubelet has a disk of its own",
         ),
         pytest.param(
-            f"{ROOT}\n30 22 8:1 /srv/a\\040b {SUBPATH} rw - ext4 x rw", True, id="of an allowed path"
+            f"{ROOT}\n30 22 8:1 /srv/a\\040b {SUBPATH} rw - ext4 x rw",
+            True,
+            id="of an allowed path",
         ),
         pytest.param(
             f"{ROOT}\n30 22 8:1 /var/lib/kubelet/pods/other/volumes/x {SUBPATH} rw - ext4 x rw",
@@ -122,7 +133,9 @@ def test_a_subpath_is_judged_by_what_is_behind_it(mountinfo: str, passes: bool) 
 
 
 def test_behind_names_every_place_where_the_folder_is_seen() -> None:
-    table = f"{ROOT}\n28 22 8:1 /srv /export rw - ext4 x rw\n30 22 8:1 /srv/a {SUBPATH} rw - ext4 x rw"
+    table = (
+        f"{ROOT}\n28 22 8:1 /srv /export rw - ext4 x rw\n30 22 8:1 /srv/a {SUBPATH} rw - ext4 x rw"
+    )
     assert behind(SUBPATH, table) == ("/srv/a", "/export/a")
 
 
@@ -152,7 +165,14 @@ def test_nothing_is_mounted_over_proc(path: str, passes: bool) -> None:
 
 @pytest.mark.parametrize(
     ("container_path", "host_path"),
-    [("data", "/srv"), ("/data", "srv"), ("/a/../b", "/srv"), ("/a", "/srv/.."), ("/", "/srv"), ("/a\0", "/")],
+    [
+        ("data", "/srv"),
+        ("/data", "srv"),
+        ("/a/../b", "/srv"),
+        ("/a", "/srv/.."),
+        ("/", "/srv"),
+        ("/a\0", "/"),
+    ],
 )
 def test_a_malformed_mount_is_an_invalid_argument(container_path: str, host_path: str) -> None:
     asked = Mount(container_path=container_path, host_path=host_path)

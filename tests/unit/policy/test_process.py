@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from noderuntime.errors import InvalidArgumentError
+from noderuntime.policy.model import ContainerConfig
 from noderuntime.policy.process import DEFAULT_PATH
 from tests.unit.policy.factories import admit, container, granted, image, sandbox
 
@@ -67,7 +68,9 @@ def test_the_directory_is_absolute(pod: str, of_image: str, expected: str) -> No
     assert grant.cwd == expected
 
 
-@pytest.mark.parametrize("fields", [{"command": ("a\0b",)}, {"working_dir": "/a\0"}])
-def test_a_nul_character_is_an_invalid_argument(fields: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "asked", [container(command=("a\0b",)), container(working_dir="/a\0")], ids=["command", "directory"]
+)
+def test_a_nul_character_is_an_invalid_argument(asked: ContainerConfig) -> None:
     with pytest.raises(InvalidArgumentError, match="NUL"):
-        admit(None, container(**fields))
+        admit(None, asked)

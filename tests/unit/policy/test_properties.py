@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from random import Random
-from typing import Any
+from typing import Any, cast
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from noderuntime.policy.spec import DEFAULT_MASKED, SpecLayout, build
 from tests.unit.policy.factories import rules
 from tests.unit.policy.strategies import Document, Request, bounds, profiles, requests, tightened
 
+pytestmark = pytest.mark.slow
 few = settings(
     max_examples=60,
     deadline=None,
@@ -42,7 +44,7 @@ def admits(own: HandlerRules, request: Request) -> bool:
 
 
 def allowed_calls(spec: Mapping[str, Any]) -> frozenset[str]:
-    """Return each allowed call with its condition; an unconditional one stands for all conditions."""
+    """Return each allowed call with its condition, which is empty for one that is free."""
     return frozenset(
         f"{name} {json.dumps(entry.get('args', ''))}"
         for entry in spec["linux"]["seccomp"]["syscalls"]
@@ -119,16 +121,20 @@ def test_the_order_of_fields_and_lists_never_matters(
     assert decide_both(rules(profile, **bound), request) == decide_both(other, request)
 
 
-def _shuffled(value: Any, random: Random) -> Any:
-    if isinstance(value, dict):
-        items = [(key, _shuffled(item, random)) for key, item in value.items()]
-        random.shuffle(items)
-        return dict(items)
-    if isinstance(value, list):
-        items = [_shuffled(item, random) for item in value]
-        random.shuffle(items)
-        return items
-    return value
+def _shuffled(document: Document, random: Random) -> Document:
+    """Return it with the keys of every mapping and the items of every list in another order."""
+    items = list(document.items())
+    random.shuffle(items)
+    result: Document = {}
+    for key, value in items:
+        if isinstance(value, dict):
+            result[key] = _shuffled(cast("Document", value), random)
+        elif isinstance(value, list):
+            found = cast("list[Any]", value)
+            result[key] = random.sample(found, len(found))
+        else:
+            result[key] = value
+    return result
 
 
 @few

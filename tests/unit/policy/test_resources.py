@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from noderuntime.policy import decide
 from noderuntime.policy.denial import Denial
 from noderuntime.policy.model import Resources
+from noderuntime.policy.rules import HandlerRules
 from noderuntime.policy.spec import SpecLayout, build
 from tests.unit.policy.factories import container, denied, granted, rules
 
@@ -16,7 +19,7 @@ BOUNDS = {
 GI = 1 << 30
 
 
-def own(bounds: object = BOUNDS, mode: str = "Enforce"):  # noqa: ANN201
+def own(bounds: object = BOUNDS, mode: str = "Enforce") -> HandlerRules:
     return rules({"mode": mode}, resources=bounds)
 
 
@@ -124,12 +127,9 @@ def test_resources_are_written_into_the_spec() -> None:
         hugepage_limits_bytes={"2MB": 4},
         unified={"memory.high": "1"},
     )
-    built = build(granted(own(), container(resources=asked)), SpecLayout(rootfs="/rootfs"))
-    linux, process = built["linux"], built["process"]
-    assert isinstance(linux, dict)
-    assert isinstance(process, dict)
-    assert process["oomScoreAdj"] == 900
-    assert linux["resources"] == {
+    built: Any = build(granted(own(), container(resources=asked)), SpecLayout(rootfs="/rootfs"))
+    assert built["process"]["oomScoreAdj"] == 900
+    assert built["linux"]["resources"] == {
         "devices": [{"allow": False, "access": "rwm"}],
         "cpu": {"shares": 512, "quota": 50_000, "period": 100_000, "cpus": "0"},
         "memory": {"limit": 128 << 20, "swap": 128 << 20},

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +89,13 @@ def privileged_spec() -> dict[str, Any]:
 
 
 def _with(**fields: object) -> SpecLayout:
-    from dataclasses import replace
-
     return replace(LAYOUT, **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "make", [default_spec, strict_spec, audit_spec, node_spec, privileged_spec]
 )
-def test_a_spec_is_the_golden_one(make: Any, update_golden: bool) -> None:
+def test_a_spec_is_the_golden_one(make: Callable[[], dict[str, Any]], update_golden: bool) -> None:
     path = GOLDEN / f"{make.__name__.removesuffix('_spec')}.json"
     text = json.dumps(make(), indent=2) + "\n"
     if update_golden:
@@ -107,7 +107,7 @@ def test_a_spec_is_the_golden_one(make: Any, update_golden: bool) -> None:
 @pytest.mark.parametrize(
     "make", [default_spec, strict_spec, audit_spec, node_spec, privileged_spec]
 )
-def test_no_spec_has_annotations_rlimits_or_capabilities_that_are_inherited(make: Any) -> None:
+def test_no_spec_has_annotations_rlimits_or_capabilities_that_are_inherited(make: Callable[[], dict[str, Any]]) -> None:
     built = make()
     assert "annotations" not in built
     assert "hooks" not in built
@@ -140,7 +140,5 @@ def test_namespaces_that_are_none_are_the_nodes() -> None:
 
 def test_a_volume_of_the_pod_replaces_a_mount_of_ours() -> None:
     shm = Mount(container_path="/dev/shm", host_path=f"{KUBELET}/volumes/e/shm")
-    built = build(granted(None, container(mounts=(shm,))), _with(mounts=(shm,)))
-    mounts = built["mounts"]
-    assert isinstance(mounts, list)
-    assert [m["source"] for m in mounts if m["destination"] == "/dev/shm"] == [shm.host_path]
+    built: Any = build(granted(None, container(mounts=(shm,))), _with(mounts=(shm,)))
+    assert [m["source"] for m in built["mounts"] if m["destination"] == "/dev/shm"] == [shm.host_path]
