@@ -170,7 +170,7 @@ class TarReader:
         # adler32's low half is 1 + the sum of the bytes, mod 65521: the checksum at the speed of C.
         found = (adler32(block[156:], adler32(block[:148])) & 0xFFFF) - 1 + 256
         name = name.split(b"\0", 1)[0]
-        if (_number(check, name) - found) % 65521:
+        if (_checksum(check) - found) % 65521:
             raise ImageError(f"the layer is no tar archive: bad checksum at entry {shown(name)}")
         if magic == b"ustar\0" and prefix[0]:
             name = prefix.split(b"\0", 1)[0] + b"/" + name
@@ -221,6 +221,14 @@ class TarReader:
         self._left = entry.size
         self._padding = -entry.size % BLOCK
         return entry
+
+
+def _checksum(text: bytes) -> int:
+    """Parse the checksum; what is no number is -1, which no sum of bytes is."""
+    try:
+        return int(text.replace(b"\0", b" ").strip(), 8)
+    except ValueError:
+        return -1
 
 
 def _number(text: bytes, name: bytes) -> int:
