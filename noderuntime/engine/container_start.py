@@ -22,7 +22,7 @@ from noderuntime.host.ports import MonitorRequest
 
 START_ERROR = "StartError"
 START_ERROR_CODE = 128
-NO_LOG = Path("/dev/null")
+NO_LOG = Path()  # what the monitor takes for "keep no log"
 
 
 async def start_container(node: Node, container_id: str) -> None:
