@@ -142,8 +142,9 @@ def _remove(directory: Path) -> None:
             while is_mount_point(target):
                 syscalls.umount(target, syscalls.MNT_DETACH)
             target.unlink(missing_ok=True)
-    with suppress(FileNotFoundError):
-        try:
-            directory.rmdir()
-        except OSError as error:
-            raise syscalls.host_error(f"cannot remove {directory}", error.errno or 0) from error
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise syscalls.host_error(f"cannot remove {directory}", error.errno or 0) from error
