@@ -1,4 +1,4 @@
-"""A runtime that kills itself at one step: ``python -m tests.root.engine_driver ROOT TOKEN PLACE``."""
+"""A runtime that kills itself at one step: ``-m tests.root.engine_driver ROOT TOKEN PLACE``."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import tarfile
 import time
@@ -29,6 +30,8 @@ from noderuntime.policy.model import ContainerConfig, PodIdentity, SandboxConfig
 IMAGE = "registry.example.com/busybox:1"
 BUSYBOX = Path("/usr/bin/busybox")
 SETTLE_S = 10.0
+# Within an image or a container: that is the container's, mount points made at its start too.
+INSIDE = re.compile(r"^state/images/|/rootfs/|^state/snapshots/[^/]+/[^/]+/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,10 +154,11 @@ class RealNode:
             "cgroups": [path for path in self.cgroups() if not path.endswith(self.cgroup_parent)],
             "processes": self.processes(),
             "files": sorted(
-                str(path.relative_to(self.root))
+                name
                 for folder in folders
                 for path in (self.root / folder).rglob("*")
-                if path.name not in ignored and not path.is_relative_to(self.root / "state/images")
+                if path.name not in ignored
+                and not INSIDE.search(name := str(path.relative_to(self.root)))
             ),
         }
 
@@ -172,12 +176,21 @@ class RealNode:
                 found.append(line.strip())
         return sorted(found)
 
-    def settled(self, wanted: dict[str, list[str]]) -> dict[str, list[str]]:
-        """Return the census when it is as wanted, or after a while; the kernel takes its time."""
+    def leftovers(self, wanted: dict[str, list[str]]) -> list[str]:
+        """Return what differs from ``wanted`` still after a while; the kernel takes its time."""
         until = time.monotonic() + SETTLE_S
         while (found := self.census()) != wanted and time.monotonic() < until:
             time.sleep(0.02)
-        return found
+        return difference(found, wanted)
+
+
+def difference(found: dict[str, list[str]], wanted: dict[str, list[str]]) -> list[str]:
+    """Return what is there and should not be (+), or the other way round (-)."""
+    lines: list[str] = []
+    for kind, names in wanted.items():
+        lines += [f"+ {kind} {name}" for name in found[kind] if name not in names]
+        lines += [f"- {kind} {name}" for name in names if name not in found[kind]]
+    return lines
 
 
 def write_layout(folder: Path) -> None:

@@ -84,11 +84,11 @@ async def test_a_killed_runtime_leaves_nothing_behind_and_the_retry_works(
     engine = node.engine()
     await engine.recover()
     if verb in MAKING and not place.endswith(":after"):
-        assert node.settled(before) == before
+        assert node.leftovers(before) == []
     scene = Scene(node, engine)
     await scene.call(verb)
     await scene.remove_everything()
-    assert node.settled(empty) == empty
+    assert node.leftovers(empty) == []
     await engine.close()
     assert descriptors() == open_before
 
@@ -110,8 +110,8 @@ async def test_a_failed_step_leaves_nothing_behind(node: RealNode, place: str, h
     before = node.census()
     with pytest.raises(NodeRuntimeError):
         await scene.call(verb)
-    assert node.settled(before) == before
+    assert node.leftovers(before) == []
     await scene.remove_everything()
-    assert node.settled(empty) == empty
+    assert node.leftovers(empty) == []
     await engine.close()
     assert descriptors() == open_before
