@@ -15,51 +15,50 @@ from noderuntime.policy.facts import ContainerFacts
 from noderuntime.policy.model import ContainerSecurity
 
 ALL: Final = "ALL"
-KNOWN: Final = frozenset(
-    [
-        "AUDIT_CONTROL",
-        "AUDIT_READ",
-        "AUDIT_WRITE",
-        "BLOCK_SUSPEND",
-        "BPF",
-        "CHECKPOINT_RESTORE",
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "DAC_READ_SEARCH",
-        "FOWNER",
-        "FSETID",
-        "IPC_LOCK",
-        "IPC_OWNER",
-        "KILL",
-        "LEASE",
-        "LINUX_IMMUTABLE",
-        "MAC_ADMIN",
-        "MAC_OVERRIDE",
-        "MKNOD",
-        "NET_ADMIN",
-        "NET_BIND_SERVICE",
-        "NET_BROADCAST",
-        "NET_RAW",
-        "PERFMON",
-        "SETFCAP",
-        "SETGID",
-        "SETPCAP",
-        "SETUID",
-        "SYS_ADMIN",
-        "SYS_BOOT",
-        "SYS_CHROOT",
-        "SYS_MODULE",
-        "SYS_NICE",
-        "SYS_PACCT",
-        "SYS_PTRACE",
-        "SYS_RAWIO",
-        "SYS_RESOURCE",
-        "SYS_TIME",
-        "SYS_TTY_CONFIG",
-        "SYSLOG",
-        "WAKE_ALARM",
-    ]
+IN_ORDER: Final = (  # the index is the kernel's number
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 )
+KNOWN: Final = frozenset(IN_ORDER)
 # What container engines give when nobody says otherwise; only the node's own handlers use it.
 NODE_DEFAULT: Final = frozenset(
     [
@@ -86,16 +85,29 @@ def normalise(name: str) -> str:
     return name.upper().removeprefix("CAP_")
 
 
-def granted(security: ContainerSecurity, defaults: frozenset[str]) -> frozenset[str]:
+def of_status(status: str) -> frozenset[str]:
+    """Return the bounding set in the text of /proc/PID/status: what a node can give at all."""
+    for line in status.splitlines():
+        name, _, value = line.partition(":")
+        if name == "CapBnd":
+            mask = int(value.strip(), 16)
+            return frozenset(cap for bit, cap in enumerate(IN_ORDER) if mask >> bit & 1)
+    return KNOWN
+
+
+def granted(
+    security: ContainerSecurity, defaults: frozenset[str], everything: frozenset[str] = KNOWN
+) -> frozenset[str]:
     """Return what the container gets: defaults, plus what it adds, minus what it drops.
 
     ``ALL`` counts before single names, so ``drop: [ALL], add: [X]`` is X alone, as in Kubernetes.
+    ``everything`` is what ALL and privileged mean on this node.
     """
     if security.privileged:
-        return KNOWN
+        return everything
     added = asked(security)
     dropped = frozenset(map(normalise, security.capabilities_drop))
-    have = KNOWN if ALL in added else defaults
+    have = everything if ALL in added else defaults
     if ALL in dropped:
         have = frozenset()
     return (have | (added - {ALL})) - dropped

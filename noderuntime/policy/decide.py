@@ -31,6 +31,7 @@ from noderuntime.policy.facts import ContainerFacts, SandboxFacts
 from noderuntime.policy.model import (
     ContainerConfig,
     ContainerGrant,
+    ContainerSecurity,
     HostFacts,
     ImageFacts,
     NamespaceMode,
@@ -81,10 +82,11 @@ def admit_container(
     """
     _require_sane(sandbox, container, image)
     plain = _plain_grant(sandbox, container, image)
+    host = host or HostFacts()
     if rules is None:
-        return _as_the_node_does(container, plain)
+        return _as_the_node_does(container, host, plain)
     facts = ContainerFacts(
-        rules=rules, sandbox=sandbox, container=container, image=image, host=host or HostFacts()
+        rules=rules, sandbox=sandbox, container=container, image=image, host=host
     )
     denials = _judge(rules, (d for check in CONTAINER_CHECKS for d in check(facts)))
     if denials and not rules.audit:
@@ -133,7 +135,9 @@ def _plain_grant(
     )
 
 
-def _as_the_node_does(container: ContainerConfig, grant: ContainerGrant) -> ContainerGrant:
+def _as_the_node_does(
+    container: ContainerConfig, host: HostFacts, grant: ContainerGrant
+) -> ContainerGrant:
     security = container.security
     if security.seccomp.type is ProfileType.LOCALHOST:
         # Reading the file is the engine's business; it comes with issue 6.
@@ -144,7 +148,7 @@ def _as_the_node_does(container: ContainerConfig, grant: ContainerGrant) -> Cont
     wants_filter = security.seccomp.type is ProfileType.RUNTIME_DEFAULT and not security.privileged
     return replace(
         grant,
-        capabilities=_names(capabilities.granted(security, capabilities.NODE_DEFAULT)),
+        capabilities=_capabilities(security, capabilities.NODE_DEFAULT, host),
         masked_paths=grant.masked_paths and (security.masked_paths or DEFAULT_MASKED),
         readonly_paths=grant.readonly_paths and (security.readonly_paths or DEFAULT_READONLY),
         seccomp=SeccompRules() if wants_filter else None,
@@ -156,7 +160,7 @@ def _under_profile(facts: ContainerFacts, grant: ContainerGrant) -> ContainerGra
     bounded, limits_set = resources.with_defaults(rules, facts.container.resources)
     return replace(
         grant,
-        capabilities=_names(capabilities.granted(security, rules.default_capabilities)),
+        capabilities=_capabilities(security, rules.default_capabilities, facts.host),
         no_new_privileges=security.no_new_privs or rules.no_new_privileges,
         readonly_rootfs=security.readonly_rootfs or rules.readonly_root,
         resources=bounded,
@@ -212,5 +216,9 @@ def _union(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*first, *second)))
 
 
-def _names(names: frozenset[str]) -> tuple[str, ...]:
+def _capabilities(
+    security: ContainerSecurity, defaults: frozenset[str], host: HostFacts
+) -> tuple[str, ...]:
+    everything = capabilities.KNOWN if host.capabilities is None else host.capabilities
+    names = capabilities.granted(security, defaults, everything)
     return tuple(f"CAP_{name}" for name in sorted(names))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-_LONGEST_PART: Final = 160
+_LONGEST_PART: Final = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """From a handler of a revision to the rules that decisions read: parsed and checked once.
 
-What cannot be meant is an error, never ignored: a deny of a system call that does not exist would
-protect nothing. Raises ``ConfigError``; who serves the revision then refuses the handler.
+Lists are sorted, so that the order in a file changes nothing. What cannot be meant is an error,
+never ignored: a deny of a system call that does not exist would protect nothing. Raises
+``ConfigError``; who serves the revision then refuses the handler.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def _compile(handler: RevisionHandler, revision: str) -> HandlerRules:
             audit=spec.mode == "Audit",
         ),
         sysctls=frozenset(map(sysctls.normalise, spec.sysctls.allow)),
-        host_paths=tuple(map(_host_path, spec.host_paths)),
-        registries=tuple(map(registries.prefix_of, handler.allowed_registries)),
+        host_paths=tuple(sorted(map(_host_path, spec.host_paths))),
+        registries=tuple(sorted(map(registries.prefix_of, handler.allowed_registries))),
         defaults=_bounds(handler.resources.defaults, "resources.defaults"),
         limits=_bounds(handler.resources.limits, "resources.limits"),
         pids_limit=handler.resources.pids_limit,
@@ -61,7 +62,7 @@ def _users(spec: SecurityProfileSpec) -> tuple[tuple[int, int], ...]:
     for users in spec.run_as.users:
         if users.min > users.max:
             raise ValueError(f"runAs.users: min {users.min} is above max {users.max}")
-    return tuple((users.min, users.max) for users in spec.run_as.users)
+    return tuple(sorted((users.min, users.max) for users in spec.run_as.users))
 
 
 def _capabilities(names: tuple[str, ...], field: str) -> frozenset[str]:

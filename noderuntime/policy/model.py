@@ -226,15 +226,18 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """What only the node knows of a container's mounts; the engine reads it, the policy judges it.
+    """What only the node knows; the engine reads it, the policy judges it.
 
     ``mountinfo`` is the text of /proc/self/mountinfo: the kubelet binds a subPath to a folder of
     its own, and only there is written what lies behind. ``real_paths`` maps a mount's
-    ``host_path`` to the path that is left when every symlink is followed.
+    ``host_path`` to the path that is left when every symlink is followed. ``capabilities`` is what
+    the node can give at all (``capabilities.of_status`` of /proc/self/status), without CAP_: a
+    privileged container gets these, and to ask for one more would fail. None is all of Linux's.
     """
 
     mountinfo: str = ""
     real_paths: Mapping[str, str] = field(default_factory=dict[str, str])
+    capabilities: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

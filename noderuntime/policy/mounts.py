@@ -188,8 +188,8 @@ def _field(mount: Mount) -> str:
 
 
 def _is_writable(above: list[HostPathRule]) -> bool:
-    """The most exact rule decides: a read-only folder may lie in a writable one."""
-    return not max(above, key=lambda rule: len(rule.path)).readonly
+    """Any writable rule is enough: who may write a folder can write what is in it anyway."""
+    return not all(rule.readonly for rule in above)
 
 
 def _is_subpath(path: str, uid: str) -> bool:

@@ -53,8 +53,8 @@ def environment(container: ContainerConfig, image: ImageConfig, hostname: str) -
     for name, value in container.env:
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise InvalidArgumentError(
-                f"containers[{container.name}].env: {printable(name, 60) or 'an empty name'} cannot "
-                "be an environment variable (empty, or with = or NUL)"
+                f"containers[{container.name}].env: {printable(name, 60) or 'an empty name'} "
+                "cannot be an environment variable (empty, or with = or NUL)"
             )
         merged[name] = value
     return tuple(f"{name}={value}" for name, value in merged.items())

@@ -20,7 +20,7 @@ class SeccompRules:
     audit: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class HostPathRule:
     """A path of the node, normalised, that may be mounted with everything below it."""
 
@@ -68,7 +68,7 @@ class HandlerRules:
         return Denial(
             container=container,
             field=f"containers[{container}].{field}" if container else field,
-            value=value,
+            value=value or '""',
             rule=rule,
             profile=self.profile,
             revision=self.revision,

@@ -13,6 +13,11 @@ fails with EPERM.
 - With base RuntimeDefault, ``allow`` of such a name lifts its condition.
 - clone3 fails with ENOSYS wherever it is not allowed, denied or not: the C library then uses
   clone.
+- With noNewPrivileges: Optional the OCI runtime loads the filter before it has given up its own
+  privileges: the list must then also leave it capset, prctl, setresgid, setresuid and
+  rt_sigprocmask.
+- A call often has siblings (mkdir and mkdirat, open, openat and openat2, fork, vfork and clone):
+  a deny of one leaves the others, so name all.
 - What a newer kernel has and libseccomp does not know cannot be in a filter, and so is refused by
   it.
 - mode Audit: whatever would fail is done, and logged by the kernel (SCMP_ACT_LOG).

@@ -130,7 +130,7 @@ def _process(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
 
 def _linux(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     linux: dict[str, object] = {
-        "namespaces": _namespaces(layout),
+        "namespaces": _namespaces(grant, layout),
         "resources": _resources(grant.resources, grant),
         "maskedPaths": list(grant.masked_paths),
         "readonlyPaths": list(grant.readonly_paths),
@@ -144,11 +144,11 @@ def _linux(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     return linux
 
 
-def _namespaces(layout: SpecLayout) -> list[dict[str, str]]:
+def _namespaces(grant: ContainerGrant, layout: SpecLayout) -> list[dict[str, str]]:
     result = [{"type": "mount"}]
     if not layout.host_pid:
         result.append({"type": "pid"})
-    if layout.cgroup_namespace:
+    if layout.cgroup_namespace and not grant.privileged:
         result.append({"type": "cgroup"})
     pinned = {"network": layout.network_ns, "ipc": layout.ipc_ns, "uts": layout.uts_ns}
     result += [{"type": kind, "path": path} for kind, path in pinned.items() if path is not None]
