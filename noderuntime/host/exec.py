@@ -153,7 +153,7 @@ class RuntimeExec:
         return RuntimeExecStream(child, outputs, stdin, terminal=terminal)
 
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
-        """Run to the end; past ``timeout_s`` (0 = none) all of it is killed: DeadlineExceededError."""
+        """Run to the end; past ``timeout_s`` (0 = none) it is killed: DeadlineExceededError."""
         stream = await self.open(runtime, request)
         outputs = {2: bytearray(), 3: bytearray()}
         try:

@@ -1,9 +1,9 @@
 """conmon (2.1): holds a container's pipes and its log, reports its end, lives when we do not.
 
 conmon forks away at once, so it is nobody's child here. It works in the bundle: there it finds
-config.json and leaves ``conmon.pid``, ``container.pid``, ``attach``, ``ctl``, ``winsz`` and ``oom``; the
-exit code becomes a file ``EXITS/ID``. Everything that a later runtime must know is in those files and in
-``monitor.json``, so a killed runtime finds it all again. Source: conmon ``src/conmon.c``, ``src/cli.c``.
+config.json and leaves ``conmon.pid``, ``container.pid``, ``attach``, ``ctl``, ``winsz``, ``oom``;
+the exit code becomes a file ``EXITS/ID``. All that a later runtime must know is in those files and
+in ``monitor.json``: a killed runtime finds it again. Source: ``src/{conmon,cli}.c`` of conmon.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Conmon:
     async def create(self, runtime: OciRuntime, request: MonitorRequest) -> int:
         """Start conmon, which runs ``RUNTIME create``, and return the container's PID.
 
-        Raises HostError with the runtime's own words when the container could not be created; then,
-        and when it is cancelled, neither monitor nor container is left.
+        Raises HostError with the runtime's own words when the container could not be created;
+        then, and when it is cancelled, neither monitor nor container is left.
         """
         bundle = self._bundle(request.container_id)
         if bundle != request.bundle:
@@ -214,7 +214,7 @@ class Conmon:
 
 
 class _Exits:
-    """The IDs in the exit folder as they come; all of them again where some may have been missed."""
+    """The IDs in the exit folder as they come; all again where some may have been missed."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -237,7 +237,7 @@ def _prepare(bundle: Path, request: MonitorRequest, *, has_log: bool) -> None:
     if has_log:
         if ":" in str(request.log_path):
             raise InvalidArgumentError(
-                f"log path {str(request.log_path)!r} has a colon, which the monitor reads as its own"
+                f"log path {str(request.log_path)!r} has a colon, which the monitor cannot take"
             )
         request.log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     for name in _FILES:

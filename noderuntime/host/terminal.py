@@ -1,8 +1,8 @@
 """A terminal for an exec, from the runtime's console socket or made by us.
 
-crun sends the terminal that it made inside over ``--console-socket`` and stays in the foreground; its
-own copying between two terminals does not follow a resize (1.8.1). runc takes a console socket only
-where it detaches, and copies between ours and its own, following SIGWINCH.
+crun sends the terminal that it made inside over ``--console-socket`` and stays in the foreground;
+its own copying between two terminals does not follow a resize (1.8.1). runc takes a console socket
+only where it detaches, and copies between ours and its own, following SIGWINCH.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ExecCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terminal:
-    """Our side of it. ``is_relayed``: the runtime copies to another one and must hear of a resize."""
+    """Our side. ``is_relayed``: the runtime copies to another one and must hear of a resize."""
 
     owned: pipes.Owned
     is_relayed: bool

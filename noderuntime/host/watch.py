@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, cast
 
 from inotify_simple import INotify, flags
 
 from noderuntime.host.pipes import Owned, wait_ready
+
+
+class _Event(Protocol):
+    @property
+    def mask(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+
+
+class _Watch(Protocol):
+    """What is used of INotify, which has no types."""
+
+    def add_watch(self, path: Path, mask: int) -> int: ...
+    def read(self, *, timeout: int) -> Sequence[_Event]: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
 
 
 class Renames:
@@ -21,7 +38,7 @@ class Renames:
 
     def __init__(self, directory: Path) -> None:
         """Begin to watch; must be called in the event loop. Raises OSError."""
-        self._inotify = INotify(nonblocking=True)
+        self._inotify = cast("_Watch", INotify(nonblocking=True))
         # Also where nobody ever iterated, as an async generator's own end would not be run then.
         weakref.finalize(self, self._inotify.close)
         self._inotify.add_watch(directory, flags.MOVED_TO | flags.ONLYDIR)
@@ -45,7 +62,7 @@ class Renames:
 
     def _read(self) -> None:
         for event in self._inotify.read(timeout=0):
-            self._names.append(None if event.mask & flags.Q_OVERFLOW else str(event.name))
+            self._names.append(None if event.mask & flags.Q_OVERFLOW else event.name)
 
     def close(self) -> None:
         """End the watch."""

@@ -63,7 +63,7 @@ async def test_a_container_that_cannot_be_created_says_why_and_leaves_nothing(ki
 async def test_a_container_without_config_says_so(kit: Kit) -> None:
     request = kit.bundle("true")
     (request.bundle / "config.json").write_text("{")
-    with pytest.raises(HostError, match="create of container|config"):
+    with pytest.raises(HostError, match=r"config\.json"):
         await kit.monitor.create(kit.runtime, request)
 
 
@@ -154,6 +154,10 @@ async def test_limits_can_be_updated_and_use_can_be_read(kit: Kit) -> None:
     await kit.runtime.update(request.container_id, Resources())
 
 
+def open_files(pid: int) -> list[str]:
+    return [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+
+
 PARENT = """
 import asyncio, sys
 from pathlib import Path
@@ -177,7 +181,7 @@ asyncio.run(main())
 
 async def test_a_container_and_its_log_survive_a_killed_runtime(kit: Kit) -> None:
     request = kit.bundle("sh", "-c", "while [ ! -e /go ]; do sleep 0.05; done; echo late; exit 3")
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: ASYNC220  # it is killed here
         [sys.executable, "-c", PARENT, str(kit.root), request.container_id],
         stdout=subprocess.PIPE,
     ) as parent:
@@ -188,8 +192,7 @@ async def test_a_container_and_its_log_survive_a_killed_runtime(kit: Kit) -> Non
         assert parent.stdout.read() == b""  # nobody else holds it
     assert await kit.monitor.is_alive(request.container_id)
     monitor = int((request.bundle / "conmon.pid").read_text())
-    held = [os.readlink(fd) for fd in Path(f"/proc/{monitor}/fd").iterdir()]
-    assert "/dev/zero" not in held
+    assert "/dev/zero" not in open_files(monitor)
     assert await kit.runtime.state(request.container_id) == "running"
     (request.bundle / "rootfs/go").touch()
     assert (await kit.wait_exit(request.container_id)).code == 3

@@ -28,12 +28,25 @@ def inside(directory: Path, *argv: str) -> str:
     ).stdout
 
 
+def namespace(kind: str) -> str:
+    return str(Path(f"/proc/self/ns/{kind}").readlink())
+
+
+def is_shared(target: Path) -> bool:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return "shared:" in next(line for line in lines if f" {target} " in line)
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir())
+
+
 ALL = NamespaceRequest(network=True, ipc=True, uts=True, hostname="pod-1")
 
 
 async def test_namespaces_are_pinned_with_lo_hostname_and_sysctls(kit: Kit) -> None:
     directory = kit.root / "sandboxes" / "a" / "ns"
-    ours = {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "ipc", "uts")}
+    ours = {kind: namespace(kind) for kind in ("net", "ipc", "uts")}
     hostname = os.uname().nodename
     request = NamespaceRequest(
         network=True,
@@ -53,7 +66,7 @@ async def test_namespaces_are_pinned_with_lo_hostname_and_sysctls(kit: Kit) -> N
     assert read.split() == ["80", "1", "1"]
     for kind, our in ours.items():
         assert inside(directory, "readlink", f"/proc/self/ns/{kind}").strip() != our
-        assert os.readlink(f"/proc/self/ns/{kind}") == our
+        assert namespace(kind) == our
     assert os.uname().nodename == hostname
     await kit.namespaces.remove(directory)
     await kit.namespaces.remove(directory)
@@ -63,9 +76,9 @@ async def test_namespaces_are_pinned_with_lo_hostname_and_sysctls(kit: Kit) -> N
 async def test_only_what_is_asked_for_is_made(kit: Kit) -> None:
     directory = kit.root / "ns"
     await kit.namespaces.create(directory, NamespaceRequest(network=False, ipc=True, uts=False))
-    assert [pin.name for pin in directory.iterdir()] == ["ipc"]
+    assert names(directory) == ["ipc"]
     await kit.namespaces.create(directory, ALL)  # again, as after a crash
-    assert sorted(pin.name for pin in directory.iterdir()) == ["ipc", "net", "uts"]
+    assert names(directory) == ["ipc", "net", "uts"]
     assert len([m for m in mountinfo.mounts() if m.target.parent == directory]) == 3
     await kit.namespaces.remove(directory)
 
@@ -90,7 +103,7 @@ async def test_a_sysctl_that_fails_leaves_nothing(kit: Kit) -> None:
     request = NamespaceRequest(
         network=True, ipc=False, uts=False, sysctls={"net.ipv4.no_such_thing": "1"}
     )
-    with pytest.raises(HostError, match="sysctl net.ipv4.no_such_thing = '1': no such file"):
+    with pytest.raises(HostError, match=r"sysctl net\.ipv4\.no_such_thing = '1': no such file"):
         await kit.namespaces.create(kit.root / "ns", request)
     assert not (kit.root / "ns").exists()
 
@@ -98,13 +111,11 @@ async def test_a_sysctl_that_fails_leaves_nothing(kit: Kit) -> None:
 async def test_the_root_is_private_and_prepared_once(kit: Kit) -> None:
     await kit.namespaces.prepare(kit.root)
     assert len([m for m in mountinfo.mounts() if m.target == kit.root]) == 1
-    info = Path("/proc/self/mountinfo").read_text().splitlines()
-    line = next(line for line in info if f" {kit.root} " in line)
-    assert "shared:" not in line
+    assert not is_shared(kit.root)
 
 
 def layers(base: Path, count: int, length: int = 1) -> list[Path]:
-    found = []
+    found: list[Path] = []
     for number in range(count):
         layer = base / (f"{number:04}" + "x" * length)
         layer.mkdir(parents=True)
@@ -135,7 +146,7 @@ async def test_an_overlay_shows_all_its_layers(kit: Kit, count: int, length: int
     assert (target / "new").read_text() == "x"
     await kit.mounts.unmount(target)
     await kit.mounts.unmount(target)
-    assert list(target.iterdir()) == []
+    assert names(target) == []
 
 
 async def test_an_overlay_takes_names_that_overlayfs_reads_as_its_own(kit: Kit) -> None:
@@ -153,7 +164,7 @@ async def test_more_layers_than_the_kernel_takes_are_refused(kit: Kit) -> None:
 
 async def test_a_missing_layer_is_named(kit: Kit) -> None:
     missing = kit.root / "missing"
-    with pytest.raises(HostError, match="mount of overlay on .*merged: no such file"):
+    with pytest.raises(HostError, match=r"mount of overlay on .*merged: no such file"):
         await kit.mounts.overlay([missing], kit.root / "u", kit.root / "w", kit.root / "merged")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from noderuntime.host.netstat import network_usage
 from noderuntime.host.portforward import NetnsPortForward
 from noderuntime.host.ports import AttachStream, ExecRequest, NamespaceRequest
 from noderuntime.host.process import Streams, spawn
-from tests.root.host_kit import BUSYBOX, Kit, eventually, kit_in
+from tests.root.host_kit import Kit, eventually, kit_in
 
 
 @pytest.fixture
@@ -70,7 +71,6 @@ async def test_exec_gives_outputs_and_exit_code(kit: Kit, container: str) -> Non
 
 
 async def test_exec_cuts_outputs_at_16_mib(kit: Kit, container: str) -> None:
-    request = execution(kit, container, "sh", "-c", "dd if=/dev/zero bs=1M count=20 2>/dev/null")
     request = execution(kit, container, "sh", "-c", "seq 3000000")
     result = await kit.exec.sync(kit.runtime, request, 60)
     assert len(result.stdout) == 16 * 1024 * 1024
@@ -80,7 +80,7 @@ async def test_exec_cuts_outputs_at_16_mib(kit: Kit, container: str) -> None:
 async def test_exec_past_its_time_is_killed_with_its_children(kit: Kit, container: str) -> None:
     script = "sleep 98761 & (sleep 98762 &) ; sleep 98763"
     request = execution(kit, container, "sh", "-c", script)
-    with pytest.raises(DeadlineExceededError, match="did not finish within 0.5 s"):
+    with pytest.raises(DeadlineExceededError, match=r"did not finish within 0\.5 s"):
         await kit.exec.sync(kit.runtime, request, 0.5)
 
     async def gone() -> bool | None:
@@ -214,12 +214,22 @@ async def test_attach_to_a_terminal_with_resize(kit: Kit) -> None:
     await stream.close()
 
 
+ECHO = """
+import socket
+with socket.create_server(("127.0.0.1", 8080)) as server:
+    connection, _ = server.accept()
+    with connection:
+        while data := connection.recv(4096):
+            connection.sendall(data)
+"""
+
+
 async def test_port_forward_reaches_a_port_inside_and_counters_move(kit: Kit) -> None:
     netns = KernelNamespaces()
     directory = kit.root / "ns"
     await netns.create(directory, NamespaceRequest(network=True, ipc=False, uts=False))
-    argv = ("nsenter", f"--net={directory / 'net'}", str(BUSYBOX), "nc", "-l", "-s", "127.0.0.1")
-    server = spawn((*argv, "-p", "8080", "-e", str(BUSYBOX), "cat"), Streams())
+    argv = ("nsenter", f"--net={directory / 'net'}", sys.executable, "-c", ECHO)
+    server = spawn(argv, Streams())
     forward = NetnsPortForward()
     with pytest.raises(HostError, match="cannot connect to port 8081"):
         await forward.connect(directory / "net", 8081)
@@ -240,6 +250,6 @@ async def test_port_forward_reaches_a_port_inside_and_counters_move(kit: Kit) ->
     await writer.wait_closed()
     await server.wait()
     assert all(usage.interface != "lo" for usage in await network_usage(directory / "net"))
-    with pytest.raises(HostError, match="entering|open of namespace"):
+    with pytest.raises(HostError, match="open of namespace"):
         await forward.connect(Path("/nonexistent/net"), 8080)
     await netns.remove(directory)
