@@ -1,8 +1,8 @@
 """The runtime's side of the worker process: start it, talk to it, and be sure that it is gone.
 
-Each worker holds a shared lock on a file of its own, which its children inherit. So an exclusive lock
-is given when the last of them has ended, however it ended, and only then is removed what they made.
-Source: flock(2).
+Each worker holds a shared lock on a file of its own, which its children inherit. So an exclusive
+lock is given when the last of them has ended, however it ended, and only then is removed what they
+made. Source: flock(2).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ERRORS: Final = {
 
 
 class Worker:
-    """One process, as an async context; on leaving it is killed and its half-made things are gone."""
+    """One process, as an async context; leaving it kills it and removes what it half-made."""
 
     def __init__(self, root: Path, hosts_dir: Path) -> None:
         """Take the store's folder; the process starts with the context."""
@@ -108,7 +108,7 @@ class Worker:
         await self._send({"make": chains})
 
     async def event(self) -> Mapping[str, Any]:
-        """Return the next event; raises the error that the worker tells, or ImageError if it died."""
+        """Return the next event; raises what the worker tells, or ImageError if it died."""
         process = self._running()
         assert process.stdout is not None  # noqa: S101 - a pipe was asked for
         line = await process.stdout.readline()
@@ -145,7 +145,7 @@ def lock_path(content: Content, run: str) -> Path:
 
 
 def recover(content: Content, layers: Layers) -> None:
-    """Wait for workers of an earlier life (they die with their parent), remove what all have left."""
+    """Wait for workers of an earlier life (they die with it), remove what all have left."""
     for path in content.ingest.glob("*.lock"):
         wait_for_end(path)
         drop_leavings(content, layers, path.name.removesuffix(".lock"))

@@ -1,9 +1,10 @@
 """Blobs on disk: whole and verified, or not there.
 
-A blob is written under ``ingest/``, hashed as it arrives, stopped at its declared size, synced, renamed
-into ``blobs/sha256/`` and the folder synced. Only manifests and configs stay: a compressed layer is
-kept until it is unpacked and no longer. The node never pushes, its layer folders are what containers
-run on, and keeping both would cost every image's disk space once more for nothing but a quicker repair.
+A blob is written under ``ingest/``, hashed as it arrives, stopped at its declared size, synced,
+renamed into ``blobs/sha256/`` and the folder synced. Only manifests and configs stay: a compressed
+layer is kept until it is unpacked and no longer. The node never pushes, its layer folders are what
+containers run on, and keeping both would cost every image's disk space once more for nothing but a
+quicker repair.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     temporary = path.with_name(f".new-{os.getpid()}-{path.name}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
-        with open(fd, "wb", closefd=False) as file:  # noqa: PTH123 - a descriptor, not a path
+        with open(fd, "wb", closefd=False) as file:
             file.write(data)
         os.fsync(fd)
     finally:
@@ -48,7 +49,7 @@ def digest_of(data: bytes) -> str:
 
 
 class Ingest:
-    """One blob on its way in. Not whole until ``verify``; a broken download goes on at ``written``."""
+    """One blob on its way in, not whole until ``verify``; a new try goes on at ``written``."""
 
     def __init__(self, path: Path, digest: str, size_bytes: int) -> None:
         """Make an empty file at ``path``; one writer, so an earlier one is overwritten."""
@@ -145,7 +146,7 @@ class Content:
         return data
 
     def put(self, digest: str, data: bytes) -> None:
-        """Store a small blob durably; raises ImageError where ``data`` is not what ``digest`` says."""
+        """Store a small blob durably; raises ImageError where ``digest`` is another's."""
         if digest_of(data) != digest:
             raise ImageError(f"blob {digest} has digest {digest_of(data)}: it is damaged")
         path = self.blobs / digest.removeprefix("sha256:")

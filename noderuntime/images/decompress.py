@@ -1,7 +1,7 @@
-"""The layer file as buffers of plain tar: decompressed, hashed and bounded in a thread beside the parser.
+"""The layer file as buffers of plain tar: decompressed, hashed, bounded in a thread of its own.
 
-Decompression and hashing let go of Python's lock, so that they run while the parser makes files. The
-format is told by the first bytes, not by the media type, since builders mix these up.
+Decompression and hashing let go of Python's lock, so that they run while the parser makes files.
+The format is told by the first bytes, not by the media type, since builders mix these up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_WINDOW: Final = 128 << 20
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _BROKEN: Final[tuple[type[Exception], ...]] = (
     EOFError,
-    isal_zlib.IsalError,
+    cast("type[Exception]", isal_zlib.error),  # the stubs take it for an instance
     igzip.BadGzipFile,
     zstandard.ZstdError,
 )
@@ -34,7 +34,7 @@ class _Stream(Protocol):
 
 
 def plain_stream(file: io.BufferedReader) -> _Stream:
-    """Return ``file`` decompressed: gzip (several members too), zstd (several frames too) or as it is."""
+    """Return ``file`` decompressed: gzip or zstd (of several parts too), or as it is."""
     head = file.peek(4)[:4]
     if head[:2] == b"\x1f\x8b":
         return cast("_Stream", igzip.IGzipFile(fileobj=file, mode="rb"))  # type: ignore[no-untyped-call]
@@ -104,7 +104,8 @@ class Decompressor:
             total += count
             if total > self._limit_bytes:
                 raise ImageError(
-                    f"the layer unpacks to more than {self._limit_bytes} bytes, too much for its size"
+                    f"the layer unpacks to more than {self._limit_bytes} bytes:"
+                    " too much for its size"
                 )
             self._hash.update(view[:count])
             if count:

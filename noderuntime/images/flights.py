@@ -24,7 +24,7 @@ class Flights(Generic[T]):
         self._flights: dict[Hashable, _Flight[T]] = {}
 
     async def join(self, key: Hashable, job: Callable[[], Awaitable[T]]) -> T:
-        """Return what the job of ``key`` returns (or raise what it raises), starting it if needed."""
+        """Return what the job of ``key`` returns (or raises), starting it if needed."""
         flight = self._flights.get(key)
         if flight is None:
             # No name: a key may hold credentials.

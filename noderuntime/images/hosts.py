@@ -1,8 +1,8 @@
 """Where a registry's images come from: a ``certs.d`` as containerd reads it.
 
 ``HOSTS_DIR/HOST/hosts.toml``, else ``HOSTS_DIR/_default/hosts.toml``, else the registry itself.
-Mirrors (``[host."URL"]``) are asked in the order of the file, the upstream (``server``) last. The file
-is read at every pull, so that a change needs no restart. Source: containerd docs/hosts.md.
+Mirrors (``[host."URL"]``) are asked in the order of the file, the upstream (``server``) last. The
+file is read at every pull, so that a change needs no restart. Source: containerd docs/hosts.md.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Endpoint:
 
 
 def endpoints_of(hosts_dir: Path, registry: str) -> tuple[Endpoint, ...]:
-    """Return whom to ask for images of ``registry``, in order; raises ConfigError naming file and key."""
+    """Return whom to ask for images of ``registry``, in order; raises ConfigError."""
     for folder in _folders(hosts_dir, registry):
         path = folder / "hosts.toml"
         if path.is_file():
@@ -66,7 +66,7 @@ def _folders(hosts_dir: Path, registry: str) -> Iterable[Path]:
 
 
 def _from_certificates(folder: Path, registry: str) -> Endpoint:
-    """Read a folder as docker has it: ``*.crt`` are CAs, ``NAME.cert`` with ``NAME.key`` are ours."""
+    """Read a folder as docker has it: ``*.crt`` are CAs, ``NAME.cert``, ``NAME.key`` ours."""
     pairs = tuple((c, c.with_suffix(".key")) for c in sorted(folder.glob("*.cert")))
     authorities = tuple(sorted(folder.glob("*.crt")))
     plain = _upstream(registry)

@@ -1,11 +1,11 @@
 """Where hostile bytes are parsed: a process that sees nothing but the layer's folder.
 
-``start`` forks a small process before the worker has read its request, so no credential was ever in its
-memory. For each layer that process forks a child, which makes the folder its root, gives up what it does
-not need (capabilities, privileges by exec, core dumps, memory, and Python's imports: a module found
-inside an image would run as root, CVE-2019-14271), unpacks, and answers one JSON document through a pipe.
-The children die with their parent (prctl PR_SET_PDEATHSIG), whoever kills it.
-Sources: capabilities(7), chroot(2), prctl(2), unix(7) SCM_RIGHTS.
+``start`` forks a small process before the worker has read its request, so no credential was ever
+in its memory. For each layer that process forks a child, which makes the folder its root, gives up
+what it does not need (capabilities, privileges by exec, core dumps, memory, and Python's imports:
+a module found inside an image would run as root, CVE-2019-14271), unpacks, and answers one JSON
+document through a pipe. The children die with their parent (prctl PR_SET_PDEATHSIG), whoever kills
+it. Sources: capabilities(7), chroot(2), prctl(2), unix(7) SCM_RIGHTS.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _child(request: list[int], layer: int, folder: int, answer: int) -> NoReturn
 
 
 def _unpack(layer: int, limits: Limits) -> dict[str, object]:
-    with open(layer, "rb", buffering=1 << 18) as file:  # noqa: PTH123 - a descriptor, not a path
+    with open(layer, "rb", buffering=1 << 18) as file:
         source = Decompressor(cast("io.BufferedReader", file), limit_bytes=limits.limit_bytes)
         reader = TarReader(source, limit_bytes=limits.limit_bytes)
         result = Unpacker(reader, is_base=limits.is_base, max_entries=limits.max_entries).run()

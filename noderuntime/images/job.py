@@ -33,8 +33,8 @@ from noderuntime.images.transport import Host
 
 Event = Mapping[str, object]
 PARALLEL: Final = 3
-# A layer may become a hundred times its compressed size, and 4 GiB in any case (a large file of zeros
-# is nothing evil), but never more than this.
+# A layer may become a hundred times its compressed size, and 4 GiB in any case (a large file of
+# zeros is nothing evil), but never more than MAX_PLAIN.
 MAX_RATIO: Final = 100
 MAX_PLAIN_SMALL: Final = 4 << 30
 MAX_PLAIN: Final = 128 << 30
@@ -110,7 +110,7 @@ def _image(
     emit: Callable[[Event], None],
 ) -> list[_Found]:
     """Fetch the manifest for this machine and its config; say what the image is."""
-    digest, data, media_type = top
+    digest, data, _ = top
     documents = {digest: data}
     manifest = _manifest(source, documents, top, what)
     config_data = source.small_blob(manifest.config)
@@ -162,7 +162,7 @@ def _manifest(
 
 
 class _Maker:
-    """Makes layers: download, verify, unpack in the jail, three at a time; then publish in order."""
+    """Makes layers: download, verify, unpack, three at a time; then publish in order."""
 
     def __init__(
         self, source: Source, content: Content, layers: Layers, jail: Jail, run_id: str
@@ -175,7 +175,7 @@ class _Maker:
         self._stop = threading.Event()
 
     def make(self, wanted: list[_Found], emit: Callable[[Event], None]) -> None:
-        """Make all, base first; where one fails those below it are kept, and its error is raised."""
+        """Make all, base first; where one fails, those below it are kept and it is raised."""
         made: list[tuple[Path, LayerInfo]] = []
         problem: NodeRuntimeError | None = None
         # The largest first would end sooner, the base first keeps more when one fails.

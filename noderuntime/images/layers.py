@@ -1,9 +1,10 @@
 """Layer folders: ``layers/CHAIN/{diff,done}``, whole or not there.
 
-A layer is made beside its place as ``.making-*``, with its marker; everything is synced (one syncfs for
-all layers of a pull), then renamed. So a folder under its name is complete, after a power cut too.
-CHAIN is the first 32 digits of the chain ID (128 bits: short, for overlay's mount options are); the
-marker holds the whole one and is compared. Source: image-spec config.md, "Layer ChainID".
+A layer is made beside its place as ``.making-*``, with its marker; everything is synced (one
+syncfs for all layers of a pull), then renamed. So a folder under its name is complete, after a
+power cut too. CHAIN is the first 32 digits of the chain ID (128 bits: short, for overlay's mount
+options are); the marker holds the whole one and is compared. Source: image-spec config.md, "Layer
+ChainID".
 """
 
 from __future__ import annotations
@@ -113,8 +114,9 @@ class Layers:
 def describe_implied(diff: Path, names: Sequence[bytes], lowers: Sequence[Path]) -> None:
     """Give the folders that no entry described the attributes of the same folder below.
 
-    Overlay shows the topmost layer's attributes of a merged folder, so a made-up one would change what
-    lies below. ``lowers`` are topmost first. Where the name is no folder below, the default stays.
+    Overlay shows the topmost layer's attributes of a merged folder, so a made-up one would change
+    what lies below. ``lowers`` are topmost first. Where the name is no folder below, the default
+    stays.
     """
     for name in sorted(names):
         for lower in lowers:
@@ -131,7 +133,7 @@ def describe_implied(diff: Path, names: Sequence[bytes], lowers: Sequence[Path])
 
 
 def _open_below(root: Path, name: bytes) -> int | None:
-    """Open folder ``name`` below ``root`` following no link; None if missing, -1 if it is no folder."""
+    """Open a folder below ``root`` following no link; None if missing, -1 if it is none."""
     fd = os.open(root, _OPEN)
     for part in name.split(b"/"):
         if part in {b"", b"."}:

@@ -36,7 +36,7 @@ class _Piece:
 
 
 class Layout:
-    """One layout; ``reference`` says what its image is to be called and, by its tag, which one it is."""
+    """One layout; ``reference`` says what its image is called and, by the tag, which it is."""
 
     def __init__(self, path: Path, reference: Reference) -> None:
         """Find the files; raises ImageError where ``path`` is no layout."""
@@ -49,7 +49,7 @@ class Layout:
         self._index = parse_document(self._read("index.json", MAX_DOCUMENT), f"{path}: index.json")
 
     def resolve(self, known: frozenset[str]) -> tuple[str, bytes | None, str]:
-        """Return digest, document and media type of the one image that the layout or its tag names."""
+        """Return digest, document and media type of the one image that is meant."""
         manifests = self._index.get("manifests")
         entries = cast("list[object]", manifests) if isinstance(manifests, list) else []
         images = [cast("dict[str, object]", e) for e in entries if isinstance(e, dict)]
@@ -128,7 +128,7 @@ class Layout:
         try:
             if size_bytes > limit:
                 raise ImageError(f"{self._path}: {name} has more than {limit} bytes")
-            with open(fd, "rb", closefd=False) as file:  # noqa: PTH123 - a descriptor, not a path
+            with open(fd, "rb", closefd=False) as file:
                 return file.read(size_bytes)
         finally:
             os.close(fd)

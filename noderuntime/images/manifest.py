@@ -1,6 +1,7 @@
 """Manifests, indexes and configs: registry answers read strictly, bounded, into frozen values.
 
-Docker schema 2 and OCI are one thing here. Sources: image-spec manifest.md, image-index.md, config.md.
+Docker schema 2 and OCI are one thing here. Sources: image-spec manifest.md, image-index.md,
+config.md.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def parse_manifest(document: Mapping[str, object], what: str) -> Manifest:
     config = _descriptor(_object(document.get("config"), what), what)
     if config.media_type not in CONFIGS:
         raise ImageError(
-            f"{what} is not a container image but an artifact of type {ascii(config.media_type)}"
+            f"{what} is not a container image but an artifact of type {config.media_type!a}"
         )
     if config.size_bytes > MAX_DOCUMENT:
         raise ImageError(f"{what} has a config of more than {MAX_DOCUMENT} bytes")
@@ -129,7 +130,7 @@ def parse_manifest(document: Mapping[str, object], what: str) -> Manifest:
 def parse_config(document: Mapping[str, object], what: str) -> Config:
     """Read a config; raises ImageError that names the field."""
     if document.get("os", "linux") not in {"linux", ""}:
-        raise ImageError(f"{what} is for {ascii(document.get('os'))}, this node runs linux")
+        raise ImageError(f"{what} is for {document.get('os')!a}, this node runs linux")
     rootfs = _object(document.get("rootfs"), f"{what}: rootfs")
     diff_ids = _strings(rootfs.get("diff_ids"), f"{what}: rootfs.diff_ids")
     if not all(is_digest(diff_id) for diff_id in diff_ids):

@@ -1,8 +1,8 @@
 """Image references: what a user writes, and the one normal form that records and registries get.
 
-The grammar is that of docker and of the OCI distribution-spec (``[host[:port]/]path[:tag][@digest]``);
-a name without a host is on docker.io, and there without a slash below ``library/``. Errors repeat the
-user's own words and say what to write instead.
+The grammar is that of docker and of the OCI distribution-spec
+(``[host[:port]/]path[:tag][@digest]``); a name without a host is on docker.io, and there without a
+slash below ``library/``. Errors repeat the user's own words and say what to write instead.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def is_digest(text: str) -> bool:
 
 
 def id_prefix(text: str) -> str | None:
-    """Return the hex digits of an image ID or a prefix of one (12 or more), None for anything else."""
+    """Return the hex digits of an image ID or of a prefix (12 or more), else None."""
     digits = text.removeprefix("sha256:")
     return digits if _ID_PREFIX.fullmatch(digits) else None
 

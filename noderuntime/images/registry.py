@@ -1,8 +1,8 @@
-"""Pulling from a registry and its mirrors: manifests by tag or digest, blobs verified as they arrive.
+"""Pulling from a registry and its mirrors: manifests by tag or digest, blobs verified on arrival.
 
-Mirrors are asked in the order of ``hosts.toml``, the upstream last; whatever a mirror does wrong only
-costs the time to ask the next. A tag is resolved by hosts that may resolve, everything else is asked for
-by digest, so a mirror cannot choose the content. Source: distribution-spec.
+Mirrors are asked in the order of ``hosts.toml``, the upstream last; whatever a mirror does wrong
+only costs the time to ask the next. A tag is resolved by hosts that may resolve, everything else is
+asked for by digest, so a mirror cannot choose the content. Source: distribution-spec.
 """
 
 from __future__ import annotations

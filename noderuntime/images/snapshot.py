@@ -1,7 +1,7 @@
 """The writable layer of each container: ``snapshots/ID/{upper,work,lowers.json}``.
 
-``lowers.json`` (the chains of the image's layers) is written last and durably, so a folder without it
-was cut off and is dropped; while it is there the layers stay, also when their image is removed.
+``lowers.json`` (the chains of the image's layers) is written last and durably, so a folder without
+it was cut off and is dropped; while it is there the layers stay, also when their image is removed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from noderuntime.errors import InvalidArgumentError
 from noderuntime.images.content import PRIVATE, TRAVERSABLE, sync_folder, write_durably
@@ -148,6 +148,6 @@ def _chains_in(folder: Path) -> tuple[str, ...] | None:
         document: object = json.loads((folder / "lowers.json").read_bytes())
     except (OSError, ValueError):
         return None
-    if not isinstance(document, list) or not all(isinstance(chain, str) for chain in document):
+    if not isinstance(document, list):
         return None
-    return tuple(str(chain) for chain in document)
+    return tuple(str(chain) for chain in cast("list[object]", document))

@@ -1,9 +1,9 @@
 """The image store of a node: what of ``Images`` the engine calls, over the parts beside this file.
 
 An image is there when its record is: that is written after all its layers are durable, and removed
-before any of them. Layers are shared by chain ID, made by one worker at a time, and stay while an image,
-a container or a pull under way needs them. All folders above a rootfs are 0711: containers' users pass.
-The runtime itself parses no tar and speaks no HTTP (see ``worker``).
+before any of them. Layers are shared by chain ID, made by one worker at a time, and stay while an
+image, a container or a pull under way needs them. All folders above a rootfs are 0711: containers'
+users pass. The runtime itself parses no tar and speaks no HTTP (see ``worker``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -39,7 +39,7 @@ class ImageStore:
     """Implements ``Images`` below ``state_dir``: ``images/`` and ``snapshots/``."""
 
     def __init__(self, state_dir: Path, hosts_dir: Path) -> None:
-        """``hosts_dir`` is a ``certs.d``; it need not exist. Nothing is touched before ``recover``."""
+        """``hosts_dir`` is a ``certs.d``, there or not. Nothing is touched before ``recover``."""
         self._state_dir = state_dir
         self._root = state_dir / "images"
         self._hosts_dir = hosts_dir
@@ -75,14 +75,14 @@ class ImageStore:
             remove_tree(path)
 
     async def pull(self, reference: str, credentials: Credentials | None = None) -> Image:
-        """Fetch, verify and unpack; the same under way is joined. A reference as a user writes it."""
+        """Fetch, verify, unpack a reference as a user writes it; the same under way is joined."""
         parsed = parse(reference)
         # With other credentials it is another pull: who may not read an image gets no one else's.
         key = ("pull", str(parsed), _key_of(credentials))
         return await self._pulls.join(key, lambda: self._fetch(parsed, credentials, None))
 
     async def load(self, path: Path, reference: str) -> Image:
-        """Take an image from an OCI layout (a folder or a tar file), as if pulled as ``reference``."""
+        """Take an image from an OCI layout (folder or tar), as if pulled as ``reference``."""
         parsed = parse(reference)
         key = ("load", str(parsed), str(path))
         return await self._pulls.join(key, lambda: self._fetch(parsed, None, path.absolute()))
@@ -120,7 +120,7 @@ class ImageStore:
             return await self._name(record, reference, event["digest"])
 
     @asynccontextmanager
-    async def _holding(self, names: tuple[str, ...]) -> AsyncIterator[None]:
+    async def _holding(self, names: tuple[str, ...]) -> AsyncGenerator[None, None]:
         """Keep layers and blobs from being collected; collect what nobody needs in the end."""
         self._held.update(names)
         try:
@@ -175,7 +175,7 @@ class ImageStore:
         return tuple(self._image(record) for record in self._records.all())
 
     async def remove(self, reference: str) -> None:
-        """Remove the image with all its names; layers still used by a container stay until it is gone."""
+        """Remove the image with all its names; a container's layers stay until it is gone."""
         async with self._writing:
             record = self._records.find(reference)
             if record is None:

@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import urllib3
@@ -137,7 +137,7 @@ class Host:
         raise ImageError(f"registry {self.endpoint.host} redirects without end")
 
     def _pool_for(self, url: str) -> urllib3.PoolManager:
-        """Return connections to another origin: the system's CAs, none of this endpoint's settings."""
+        """Return connections to another origin: with nothing of this endpoint's settings."""
         origin = _origin(url)
         with self._lock:
             if origin not in self._others:
@@ -223,8 +223,8 @@ def refused(host: Host, repository: str) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Return the innermost reason of a failed request, short."""
-    inner: object = error
-    while isinstance(inner, BaseException):
+    inner = error
+    while True:
         deeper = getattr(inner, "reason", None) or inner.__cause__
         if not isinstance(deeper, BaseException):
             break
@@ -253,7 +253,8 @@ def _token_in(body: bytes) -> str:
         return ""
     if not isinstance(document, dict):
         return ""
-    token: object = document.get("token") or document.get("access_token")
+    values = cast("dict[str, object]", document)
+    token = values.get("token") or values.get("access_token")
     return token if isinstance(token, str) and token.isprintable() else ""
 
 

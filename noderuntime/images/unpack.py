@@ -1,13 +1,17 @@
 """A layer's tar stream becomes a folder that overlay takes as a lower layer.
 
-Runs in a process of its own whose root is that folder (see ``jail``), so the kernel confines every name;
-the checks here are there to say what is wrong and to keep overlay's own marks out of an image's hands.
-What always holds: no name goes through a symbolic link, nothing is followed, a folder's mode, owner and
-time are set last, and the layer's own whiteouts never hide the layer's own entries.
+Runs in a process of its own whose root is that folder (see ``jail``), so the kernel confines every
+name; the checks here are there to say what is wrong and to keep overlay's own marks out of an
+image's hands. What always holds: no name goes through a symbolic link, nothing is followed, a
+folder's mode, owner and time are set last, and the layer's own whiteouts never hide the layer's
+own entries.
 
 Leading slashes are taken as "from the layer's root", as every runtime does: kaniko writes them.
 Sources: image-spec layer.md (whiteouts), overlayfs.rst (0:0 devices, ``trusted.overlay.opaque``).
 """
+
+# Names are bytes here, which pathlib does not take, and modes are the image's.
+# ruff: noqa: PTH101, PTH102, PTH108, PTH211, S103
 
 from __future__ import annotations
 
@@ -286,7 +290,7 @@ def _is_whiteout_at(name: bytes) -> bool:
 
 
 def _set_xattrs(target: int | bytes, entry: Entry) -> None:
-    """Set what belongs to the file; labels of another host's LSM do not, overlay's marks are refused."""
+    """Set what belongs to the file: not another host's labels, and never overlay's marks."""
     for key, value in entry.xattrs.items():
         if key.startswith(_OVERLAY_XATTR):
             refuse(entry.name, f"has the attribute {shown(key.encode())}, which is overlay's own")

@@ -1,12 +1,14 @@
 """The process of one pull: ``python -m noderuntime.images.worker``.
 
-It talks to the registry and has hostile bytes unpacked, so that neither the runtime's memory nor its
-event loop knows of them; to cancel a pull is to kill it. Stdin: one JSON request a line, with the
-credentials in the first. Stdout: one JSON event a line. No secret is in argv or in the environment.
+It talks to the registry and has hostile bytes unpacked, so that neither the runtime's memory nor
+its event loop knows of them; to cancel a pull is to kill it. Stdin: one JSON request a line, with
+the credentials in the first. Stdout: one JSON event a line. No secret is in argv or in the
+environment.
 
-Request: ``{root, run, parent, reference, hosts_dir, layout, credentials, known}``. Events: ``known``
-(the digest is here already, end) or ``image``; then, for each further line ``{"make": [chain, ...]}``,
-a ``layer`` for each and ``made``; ``error`` ends. The jail is forked before anything is read.
+Request: ``{root, run, parent, reference, hosts_dir, layout, credentials, known}``. Events:
+``known`` (the digest is here already, end) or ``image``; then, for each further line ``{"make":
+[chain, ...]}``, a ``layer`` for each and ``made``; ``error`` ends. The jail is forked before
+anything is read.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import io
 import json
 import tarfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -168,7 +168,7 @@ class FakeRegistry:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            def log_message(self, format: str, *args: object) -> None:
                 pass
 
             def _serve(self) -> None:
@@ -230,7 +230,7 @@ class FakeRegistry:
         return Answer(200, data)
 
     @contextmanager
-    def running(self) -> Iterator[FakeRegistry]:
+    def running(self) -> Generator[FakeRegistry, None, None]:
         """Serve until the end of the block."""
         self._thread.start()
         try:
