@@ -31,7 +31,9 @@ def server() -> Iterator[ApiServer]:
             assert answer.error == ""
         wait_for(
             "the CRDs are served",
-            lambda: all(running.get(f"{GROUP}/{each.plural}").status == 200 for each in DEFINITIONS),
+            lambda: all(
+                running.get(f"{GROUP}/{each.plural}").status == 200 for each in DEFINITIONS
+            ),
         )
         yield running
 
@@ -60,7 +62,10 @@ def state(node: str = "node-1", name: str = "node-1", digest: str = "sha256:" + 
         "apiVersion": "noderuntime.io/v1alpha1",
         "kind": "NodeRuntimeState",
         "metadata": {"name": name},
-        "spec": {"nodeName": node, "revision": {"name": "noderuntime-aaaaaaaaaaaa", "digest": digest}},
+        "spec": {
+            "nodeName": node,
+            "revision": {"name": "noderuntime-aaaaaaaaaaaa", "digest": digest},
+        },
     }
 
 
@@ -69,21 +74,33 @@ WRONG_NODE_RUNTIMES = [
     pytest.param({"handler": "a.b"}, "spec.handler: Invalid value", id="handler with a dot"),
     pytest.param({"handler": "a" * 64}, "may not be more than 63", id="too long handler"),
     pytest.param({"handler": ""}, "spec.handler: Invalid value", id="empty handler"),
-    pytest.param({"securityProfileRef": {}}, "spec.securityProfileRef.name: Required", id="no profile"),
+    pytest.param(
+        {"securityProfileRef": {}}, "spec.securityProfileRef.name: Required", id="no profile"
+    ),
     pytest.param({"hander": "x"}, 'unknown field "spec.hander"', id="misspelled field"),
-    pytest.param({"engine": {"ociRuntime": "kata"}}, 'supported values: "crun", "runc"', id="other engine"),
+    pytest.param(
+        {"engine": {"ociRuntime": "kata"}}, 'supported values: "crun", "runc"', id="other engine"
+    ),
     pytest.param(
         {"nodeSelector": {"matchExpressions": [{"key": "pool", "operator": "In"}]}},
         "values must be given for the operators In and NotIn",
         id="In without values",
     ),
     pytest.param(
-        {"nodeSelector": {"matchExpressions": [{"key": "pool", "operator": "NotIn", "values": []}]}},
+        {
+            "nodeSelector": {
+                "matchExpressions": [{"key": "pool", "operator": "NotIn", "values": []}]
+            }
+        },
         "values must be given for the operators In and NotIn",
         id="NotIn with no value",
     ),
     pytest.param(
-        {"nodeSelector": {"matchExpressions": [{"key": "gpu", "operator": "Exists", "values": ["x"]}]}},
+        {
+            "nodeSelector": {
+                "matchExpressions": [{"key": "gpu", "operator": "Exists", "values": ["x"]}]
+            }
+        },
         "values must be left out for the operators Exists and DoesNotExist",
         id="Exists with values",
     ),
@@ -116,7 +133,9 @@ WRONG_NODE_RUNTIMES = [
     pytest.param(
         {"resources": {"limits": {"memory": "-1Gi"}}}, "must be more than 0", id="negative memory"
     ),
-    pytest.param({"resources": {"defaults": {"cpu": 0}}}, "must be more than 0", id="no cpu at all"),
+    pytest.param(
+        {"resources": {"defaults": {"cpu": 0}}}, "must be more than 0", id="no cpu at all"
+    ),
     pytest.param(
         {"resources": {"limits": {"cpu": 0.5}}}, "spec.resources.limits.cpu", id="cpu as a float"
     ),
@@ -131,9 +150,13 @@ WRONG_NODE_RUNTIMES = [
         id="default memory above the limit",
     ),
     pytest.param({"resources": {"pidsLimit": 0}}, "greater than or equal to 1", id="no pids"),
-    pytest.param({"resources": {"pidsLimit": "many"}}, "must be of type integer", id="pids as text"),
     pytest.param(
-        {"tracing": {"endpoint": "collector:4317"}}, "spec.tracing.endpoint", id="endpoint without http"
+        {"resources": {"pidsLimit": "many"}}, "must be of type integer", id="pids as text"
+    ),
+    pytest.param(
+        {"tracing": {"endpoint": "collector:4317"}},
+        "spec.tracing.endpoint",
+        id="endpoint without http",
     ),
     pytest.param(
         {"tracing": {"endpoint": "http://c:4317", "samplingRatePerMillion": 1000001}},
@@ -160,14 +183,18 @@ def test_a_noderuntime_whose_name_is_no_label_is_refused(server: ApiServer, name
 WRONG_PROFILES = [
     pytest.param({"mode": "Warn"}, 'supported values: "Enforce", "Audit"', id="unknown mode"),
     pytest.param({"privileged": True}, "spec.privileged", id="privileged as a boolean"),
-    pytest.param({"hostNamespaces": ["pid"]}, 'Unsupported value: "pid"', id="namespace in lower case"),
+    pytest.param(
+        {"hostNamespaces": ["pid"]}, 'Unsupported value: "pid"', id="namespace in lower case"
+    ),
     pytest.param({"hostNamespaces": ["PID", "PID"]}, "Duplicate value", id="namespace twice"),
     pytest.param(
         {"runAs": {"users": [{"min": 2000, "max": 1000}]}},
         "spec.runAs.users[0]: Invalid value: min must not be more than max",
         id="users from high to low",
     ),
-    pytest.param({"runAs": {"users": [{"min": 1}]}}, "spec.runAs.users[0].max: Required", id="no max"),
+    pytest.param(
+        {"runAs": {"users": [{"min": 1}]}}, "spec.runAs.users[0].max: Required", id="no max"
+    ),
     pytest.param(
         {"runAs": {"users": [{"min": 0, "max": 4294967295}]}}, "less than or equal to", id="user -1"
     ),
@@ -195,21 +222,36 @@ WRONG_PROFILES = [
         {"capabilities": {"allow": ["KILL", "KILL"]}}, "Duplicate value", id="capability twice"
     ),
     pytest.param({"seccomp": {"base": "Unconfined"}}, "Unsupported value", id="no filter at all"),
-    pytest.param({"seccomp": {"base": "DenyAll"}}, "base DenyAll needs allow", id="nothing allowed"),
     pytest.param(
-        {"seccomp": {"allow": [{"names": ["read", "bpf"]}], "deny": [{"names": ["x"]}, {"names": ["bpf"]}]}},
+        {"seccomp": {"base": "DenyAll"}}, "base DenyAll needs allow", id="nothing allowed"
+    ),
+    pytest.param(
+        {
+            "seccomp": {
+                "allow": [{"names": ["read", "bpf"]}],
+                "deny": [{"names": ["x"]}, {"names": ["bpf"]}],
+            }
+        },
         "spec.seccomp: Invalid value: the same system call is in allow and in deny",
         id="system call allowed and denied",
     ),
-    pytest.param({"seccomp": {"deny": [{"names": []}]}}, "at least 1 items", id="rule without names"),
+    pytest.param(
+        {"seccomp": {"deny": [{"names": []}]}}, "at least 1 items", id="rule without names"
+    ),
     pytest.param({"seccomp": {"deny": [{}]}}, "names: Required value", id="empty rule"),
-    pytest.param({"seccomp": {"deny": [{"names": ["Mount()"]}]}}, "names[0]", id="no syscall's name"),
+    pytest.param(
+        {"seccomp": {"deny": [{"names": ["Mount()"]}]}}, "names[0]", id="no syscall's name"
+    ),
     pytest.param({"sysctls": {"allow": ["net"]}}, "spec.sysctls.allow[0]", id="no sysctl's name"),
-    pytest.param({"hostPaths": [{"path": "var/log"}]}, "spec.hostPaths[0].path", id="relative path"),
+    pytest.param(
+        {"hostPaths": [{"path": "var/log"}]}, "spec.hostPaths[0].path", id="relative path"
+    ),
     pytest.param(
         {"hostPaths": [{"path": "/var/../etc"}]}, "must be a clean absolute path", id="path with .."
     ),
-    pytest.param({"hostPaths": [{"path": "/var/log/"}]}, "no / at its end", id="path with / at its end"),
+    pytest.param(
+        {"hostPaths": [{"path": "/var/log/"}]}, "no / at its end", id="path with / at its end"
+    ),
     pytest.param(
         {"hostPaths": [{"path": "/a"}, {"path": "/a"}]}, "Duplicate value", id="path twice"
     ),
@@ -230,7 +272,9 @@ def test_a_wrong_profile_is_refused_with_its_reason(
 WRONG_STATES = [
     pytest.param(state(name="node-2"), "is named as its node", id="another name than the node's"),
     pytest.param(state(digest="sha256:abc"), "spec.revision.digest", id="short digest"),
-    pytest.param({**state(), "spec": {"nodeName": "node-1"}}, "spec.revision: Required", id="no revision"),
+    pytest.param(
+        {**state(), "spec": {"nodeName": "node-1"}}, "spec.revision: Required", id="no revision"
+    ),
 ]
 
 
@@ -284,7 +328,9 @@ GOOD = [
     ),
     pytest.param(
         "noderuntimes",
-        node_runtime({"resources": {"defaults": {"cpu": "1000m"}, "limits": {"cpu": 1}}}, name="equal"),
+        node_runtime(
+            {"resources": {"defaults": {"cpu": "1000m"}, "limits": {"cpu": 1}}}, name="equal"
+        ),
         id="default equal to the limit",
     ),
     pytest.param("securityprofiles", profile({}, name="least"), id="least profile"),
@@ -304,7 +350,9 @@ GOOD = [
                     "allow": [{"names": ["read", "write", "exit_group"]}, {"names": ["_sysctl"]}],
                     "deny": [{"names": ["ptrace"]}],
                 },
-                "sysctls": {"allow": ["net.ipv4.ip_unprivileged_port_start", "kernel.shm_rmid_forced"]},
+                "sysctls": {
+                    "allow": ["net.ipv4.ip_unprivileged_port_start", "kernel.shm_rmid_forced"]
+                },
                 "hostPaths": [{"path": "/var/log/web"}, {"path": "/", "readOnly": False}],
             },
             name="whole",

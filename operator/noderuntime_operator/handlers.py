@@ -52,7 +52,10 @@ def registry(changed: Callable[[], None]) -> kopf.OperatorRegistry:
         changed()
 
     async def node_event(  # noqa: ANN401
-        name: str | None, type: str | None, labels: Mapping[str, str], **_: Any  # noqa: A002
+        name: str | None,
+        type: str | None,
+        labels: Mapping[str, str],
+        **_: Any,  # noqa: A002
     ) -> None:
         # Kubelets write to their Node every few seconds; only its labels and its being there matter.
         seen: object = None if type == "DELETED" else dict(labels)
@@ -72,7 +75,10 @@ def registry(changed: Callable[[], None]) -> kopf.OperatorRegistry:
 
 def _login(**options: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401 - kopf's own signature
     """Log in as the Pod's account, by the address that the kubelet gives: no DNS is needed."""
-    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
+    host, port = (
+        os.environ.get("KUBERNETES_SERVICE_HOST"),
+        os.environ.get("KUBERNETES_SERVICE_PORT"),
+    )
     token = _ACCOUNT / "token"
     if not host or not token.exists():
         return kopf.login_with_kubeconfig(**options)

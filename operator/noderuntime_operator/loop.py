@@ -21,7 +21,9 @@ from noderuntime_operator.reconcile.reconcile import reconcile
 
 _RESYNC_S: Final = 300.0
 _SETTLE_S: Final = 0.1  # events come in bursts
-_SHARE: Final = 4.0  # rest this many times as long as a pass took: large clusters are not listed all the time
+_SHARE: Final = (
+    4.0  # rest this many times as long as a pass took: large clusters are not listed all the time
+)
 _FIRST_BACKOFF_S: Final = 0.5
 _LAST_BACKOFF_S: Final = 30.0
 _STUCK_S: Final = 120.0

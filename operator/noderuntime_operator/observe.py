@@ -18,11 +18,17 @@ _CHUNK: Final = 500
 
 async def observe(client: AsyncClient, settings: Settings) -> Observed:
     """List everything; Pods only while a NodeRuntime is being deleted. Raises lightkube's errors."""
-    runtimes = [parse.node_runtime(each) async for each in _list(client, RESOURCES[Kind.NODE_RUNTIME])]
-    profiles = [parse.profile(each) async for each in _list(client, RESOURCES[Kind.SECURITY_PROFILE])]
+    runtimes = [
+        parse.node_runtime(each) async for each in _list(client, RESOURCES[Kind.NODE_RUNTIME])
+    ]
+    profiles = [
+        parse.profile(each) async for each in _list(client, RESOURCES[Kind.SECURITY_PROFILE])
+    ]
     states = [parse.state(each) async for each in _list(client, RESOURCES[Kind.STATE])]
     nodes = [parse.node(each) async for each in _list(client, NODE)]
-    classes = [parse.runtime_class(each) async for each in _list(client, RESOURCES[Kind.RUNTIME_CLASS])]
+    classes = [
+        parse.runtime_class(each) async for each in _list(client, RESOURCES[Kind.RUNTIME_CLASS])
+    ]
     namespace = settings.namespace
     ours: dict[str, Any] = {"namespace": namespace, "labels": LABELS}
     revisions = [
@@ -51,5 +57,3 @@ def _list(client: AsyncClient, resource: Any, **options: Any) -> AsyncIterator[M
     found: Any = client.list(resource, chunk_size=_CHUNK, **options)
     items: AsyncIterator[Mapping[str, Any]] = aiter(found)
     return items
-
-

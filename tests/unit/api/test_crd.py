@@ -88,7 +88,15 @@ def test_the_yaml_is_what_was_meant(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [{}, [], {"a": {}}, {"a": []}, {"a": [[], {"b": "on"}]}, {"a": "x: y # z\n"}, [{"a": 1, "b": [True]}]],
+    [
+        {},
+        [],
+        {"a": {}},
+        {"a": []},
+        {"a": [[], {"b": "on"}]},
+        {"a": "x: y # z\n"},
+        [{"a": 1, "b": [True]}],
+    ],
 )
 def test_yaml_is_written_for_every_shape(value: object) -> None:
     assert yaml.safe_load(crd.to_yaml(value)) == value

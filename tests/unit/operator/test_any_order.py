@@ -46,7 +46,9 @@ def full_cluster() -> FakeCluster:
 
 
 @pytest.mark.slow
-@given(st.permutations(DELETIONS), st.lists(BETWEEN, min_size=len(DELETIONS), max_size=len(DELETIONS)))
+@given(
+    st.permutations(DELETIONS), st.lists(BETWEEN, min_size=len(DELETIONS), max_size=len(DELETIONS))
+)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_deleting_everything_in_any_order_ends(
     order: list[tuple[str, str]], between: list[int | str | None]

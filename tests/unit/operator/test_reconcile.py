@@ -86,7 +86,9 @@ def test_a_revision_is_published_before_a_node_is_told(cluster: FakeCluster) -> 
     assert kinds.index(Kind.REVISION) < kinds.index(Kind.STATE)
 
 
-def test_until_the_agents_report_it_is_reconciling_and_names_the_nodes(cluster: FakeCluster) -> None:
+def test_until_the_agents_report_it_is_reconciling_and_names_the_nodes(
+    cluster: FakeCluster,
+) -> None:
     cluster.runtime("restricted")
     cluster.run_pass()
     assert condition(cluster, "restricted")["status"] == "False"
@@ -134,7 +136,10 @@ def test_stale_containers_are_counted(cluster: FakeCluster) -> None:
     cluster.run_pass()
     status = cluster.of(Kind.NODE_RUNTIME)["restricted"]["status"]
     assert status["nodes"]["stale"] == 1
-    assert "1 node with containers of an earlier revision" in condition(cluster, "restricted")["message"]
+    assert (
+        "1 node with containers of an earlier revision"
+        in condition(cluster, "restricted")["message"]
+    )
 
 
 def test_a_selector_that_matches_nothing_is_ready_and_says_so(cluster: FakeCluster) -> None:
@@ -152,7 +157,10 @@ def test_a_condition_keeps_its_time_while_its_status_stays(cluster: FakeCluster)
     cluster.settle()
     after = condition(cluster, "restricted")
     assert before["reason"] != after["reason"]
-    assert condition(cluster, "restricted", "Stalled")["lastTransitionTime"] == before["lastTransitionTime"]
+    assert (
+        condition(cluster, "restricted", "Stalled")["lastTransitionTime"]
+        == before["lastTransitionTime"]
+    )
 
 
 # Profiles that are missing
@@ -228,7 +236,10 @@ def test_the_older_of_two_with_one_handler_wins(cluster: FakeCluster) -> None:
     assert handlers_of(cluster, "n2") == {"restricted": "younger"}
     stalled = condition(cluster, "younger", "Stalled")
     assert (stalled["status"], stalled["reason"]) == ("True", "HandlerConflict")
-    assert "served by the older NodeRuntime older on 1 node that this one selects too: n1" in stalled["message"]
+    assert (
+        "served by the older NodeRuntime older on 1 node that this one selects too: n1"
+        in stalled["message"]
+    )
     assert condition(cluster, "older")["status"] == "True"
 
 
@@ -241,12 +252,17 @@ def test_the_younger_takes_over_when_the_older_goes(cluster: FakeCluster) -> Non
     assert cluster.names(Kind.NODE_RUNTIME) == ["younger"]
     assert handlers_of(cluster, "n1") == {"restricted": "younger"}
     assert condition(cluster, "younger")["status"] == "True"
-    assert cluster.of(Kind.RUNTIME_CLASS)["restricted"]["metadata"]["labels"][
-        "noderuntime.io/node-runtime"
-    ] == "younger"
+    assert (
+        cluster.of(Kind.RUNTIME_CLASS)["restricted"]["metadata"]["labels"][
+            "noderuntime.io/node-runtime"
+        ]
+        == "younger"
+    )
 
 
-def test_two_with_one_handler_on_different_nodes_share_the_runtimeclass(cluster: FakeCluster) -> None:
+def test_two_with_one_handler_on_different_nodes_share_the_runtimeclass(
+    cluster: FakeCluster,
+) -> None:
     cluster.node("n3", pool="db", zone="a")
     cluster.runtime("web", nodeSelector={"matchLabels": {"pool": "web", "os": "linux"}})
     cluster.runtime("db", nodeSelector={"matchLabels": {"pool": "db", "os": "linux"}})
@@ -329,7 +345,9 @@ def test_a_deleted_noderuntime_waits_for_the_pods_that_use_it(cluster: FakeClust
     assert_nothing_is_left(cluster)
 
 
-def test_a_foreground_deletion_takes_the_runtimeclass_only_for_a_moment(cluster: FakeCluster) -> None:
+def test_a_foreground_deletion_takes_the_runtimeclass_only_for_a_moment(
+    cluster: FakeCluster,
+) -> None:
     cluster.runtime("restricted")
     cluster.settle()
     cluster.pod("shop/web", node="n1")
