@@ -115,7 +115,8 @@ class Seccomp(ApiModel):
 
     base: Literal["RuntimeDefault", "DenyAll"] = Field(
         default="RuntimeDefault",
-        description="RuntimeDefault: the list that container engines share. DenyAll: only what `allow` names.",
+        description="RuntimeDefault: the list that container engines share. DenyAll: only "
+        "what `allow` names; what every program needs to start (execve, mmap, exit_group, ...) must be named as well.",
     )
     allow: tuple[SeccompRule, ...] = Field(
         default=(),
@@ -126,7 +127,9 @@ class Seccomp(ApiModel):
     deny: tuple[SeccompRule, ...] = Field(
         default=(),
         max_length=8,
-        description="System calls that fail with EPERM; deny wins over allow and base.",
+        description="System calls that fail with EPERM; deny wins over allow and base. Calls "
+        "with siblings (mkdir, mkdirat) are denied one by one. clone3 fails with ENOSYS, so that "
+        "programs use clone.",
         json_schema_extra=atomic(),
     )
 
@@ -143,7 +146,9 @@ class Sysctls(ApiModel):
     ] = Field(
         default=(),
         max_length=128,
-        description="Names of sysctls, such as `net.ipv4.ip_unprivileged_port_start`; others are refused.",
+        description="Names of sysctls that a namespace of the Pod holds, such as "
+        "`net.ipv4.ip_unprivileged_port_start`. Those that Kubernetes calls safe are always "
+        "allowed; others are refused.",
         json_schema_extra=a_set(),
     )
 
@@ -173,7 +178,9 @@ class SecurityProfileSpec(ApiModel):
 
     mode: Literal["Enforce", "Audit"] = Field(
         default="Enforce",
-        description="Enforce refuses what the profile does not allow; Audit runs it and records it.",
+        description="Enforce refuses what the profile does not allow. Audit runs it and records it: "
+        "a Pod gets what it asks for, what it leaves open is set as in Enforce, and system calls "
+        "that the filter would refuse are done and logged by the kernel.",
     )
     privileged: Ruling = Field(default="Deny", description="Whether privileged containers may run.")
     host_namespaces: tuple[Literal["PID", "IPC", "Network"], ...] = Field(
