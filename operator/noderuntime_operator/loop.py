@@ -93,7 +93,7 @@ class Loop:
             self._failures += 1
             notes = "; ".join(getattr(error, "__notes__", ()))
             _log.warning("pass failed", extra={"error": str(error), "step": notes})
-            return min(_LAST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(self._failures, 10))
+            return min(_LAST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(self._failures, 10))
         self._failures = 0
         self._passes += 1
         return plan.retry_s

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +14,7 @@ import httpx2
 import kopf
 from lightkube import ApiError, AsyncClient
 
+from noderuntime.telemetry import log
 from noderuntime_operator import handlers
 from noderuntime_operator.apply import carry_out
 from noderuntime_operator.health import serving
@@ -50,7 +50,7 @@ def options_from(environment: dict[str, str]) -> Options:
         namespace=environment.get("POD_NAMESPACE", "noderuntime-system"),
         agent_image=image,
         deployment=environment.get("NODERUNTIME_DEPLOYMENT", ""),
-        health_address=environment.get("NODERUNTIME_HEALTH_ADDRESS", "0.0.0.0:8080"),  # noqa: S104
+        health_address=environment.get("NODERUNTIME_HEALTH_ADDRESS", "0.0.0.0:8080"),
     )
 
 
@@ -59,11 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="noderuntime-operator", description=__doc__)
     parser.add_argument("command", nargs="?", choices=["run", "release"], default="run")
     command = parser.parse_args().command
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    log.setup()
     handlers.quieten()
     if command == "release":
         asyncio.run(_release())
@@ -77,7 +73,7 @@ def _client() -> AsyncClient:
 
 async def _release() -> None:
     names = await release(_client())
-    _log.info("released %d NodeRuntimes: %s", len(names), ", ".join(names))
+    _log.info("NodeRuntimes released", extra={"node_runtimes": names})
 
 
 async def _run(options: Options) -> None:
@@ -139,7 +135,7 @@ async def _until_served(look: Callable[[], Awaitable[object]]) -> None:
         try:
             await look()
         except (httpx2.HTTPError, OSError) as error:
-            _log.warning("waiting for the API: %s", error)
+            _log.warning("waiting for the API", extra={"error": str(error)})
             await asyncio.sleep(_START_RETRY_S)
         else:
             return
