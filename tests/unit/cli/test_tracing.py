@@ -55,7 +55,7 @@ async def test_tracing_follows_what_is_served_and_not_what_is_in_the_file(
 
     async def settle(count: int) -> None:
         async with asyncio.timeout(2):
-            while len(configured) < count:  # noqa: ASYNC110 - the stand-in has no event
+            while len(configured) < count:
                 await asyncio.sleep(0.002)
 
     async with asyncio.TaskGroup() as group:
