@@ -118,6 +118,10 @@ class OciRuntime(Protocol):
         """Its ``--root``, below run_dir."""
         ...
 
+    def global_arguments(self) -> tuple[str, ...]:
+        """What stands between the program and its verb: ``--root``, ``--systemd-cgroup``."""
+        ...
+
     async def start(self, container_id: str) -> None:
         """``start``: the created container's process runs."""
         ...

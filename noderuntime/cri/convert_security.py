@@ -1,0 +1,241 @@
+"""The security contexts of CRI: what a Pod asks to be confined by, or to be freed of.
+
+Here a field that is dropped would be a hole, so each is either converted or refused by its name.
+``pid: POD`` (a shared PID namespace), ``TARGET`` and user namespaces wait for issue 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from noderuntime.cri import texts
+from noderuntime.cri.runtime_v1 import api_pb2 as pb
+from noderuntime.errors import InvalidArgumentError
+from noderuntime.policy.model import (
+    ContainerSecurity,
+    NamespaceMode,
+    Namespaces,
+    ProfileType,
+    SecurityProfileRef,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_MAX_ID: Final = 2**32 - 2  # (uid_t) -1 means 'no change' in chown(2)
+_PROFILES: Final = {
+    pb.SecurityProfile.RuntimeDefault: ProfileType.RUNTIME_DEFAULT,
+    pb.SecurityProfile.Unconfined: ProfileType.UNCONFINED,
+    pb.SecurityProfile.Localhost: ProfileType.LOCALHOST,
+}
+_DEPRECATED_APPARMOR: Final = {
+    "unconfined": pb.SecurityProfile.Unconfined,
+    "runtime/default": pb.SecurityProfile.RuntimeDefault,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """What of the host decides which fields can be honoured."""
+
+    apparmor: bool  # AppArmor is enabled in this kernel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxSecurity:
+    """What matters of LinuxSandboxSecurityContext."""
+
+    namespaces: Namespaces
+    seccomp: SecurityProfileRef
+    run_as_user: int | None
+    run_as_group: int | None
+    supplemental_groups: tuple[int, ...]
+
+
+def read_host_facts(sys_root: Path = Path("/sys")) -> HostFacts:
+    """Ask the kernel. Source: ``Documentation/admin-guide/LSM/apparmor.rst``."""
+    try:
+        answer = (sys_root / "module/apparmor/parameters/enabled").read_text()
+    except OSError:
+        answer = "N"
+    return HostFacts(apparmor=answer.startswith("Y"))
+
+
+def sandbox_security(context: pb.LinuxSandboxSecurityContext, host: HostFacts) -> SandboxSecurity:
+    """Convert a sandbox's. ``readonly_rootfs`` is met by itself: a sandbox of ours has no root."""
+    field = "linux.security_context"
+    _refuse_selinux(field, context.selinux_options)
+    _refuse_apparmor(field, context, host)
+    _refuse_strict_groups(field, context.supplemental_groups_policy)
+    return SandboxSecurity(
+        namespaces=_namespaces_of(field, context),
+        seccomp=_seccomp(field, context),
+        run_as_user=_id(f"{field}.run_as_user", context, "run_as_user"),
+        run_as_group=_id(f"{field}.run_as_group", context, "run_as_group"),
+        supplemental_groups=_groups(field, context.supplemental_groups),
+    )
+
+
+def container_security(
+    context: pb.LinuxContainerSecurityContext, host: HostFacts
+) -> ContainerSecurity:
+    """Convert a container's."""
+    field = "linux.security_context"
+    _refuse_selinux(field, context.selinux_options)
+    _refuse_apparmor(field, context, host)
+    if context.apparmor_profile and not context.HasField("apparmor"):
+        _refuse_deprecated_apparmor(field, context.apparmor_profile, host)
+    _refuse_strict_groups(field, context.supplemental_groups_policy)
+    if context.capabilities.add_ambient_capabilities:
+        raise InvalidArgumentError(
+            f"{field}.capabilities.add_ambient_capabilities: is not served by this version"
+        )
+    user = _id(f"{field}.run_as_user", context, "run_as_user")
+    group = _id(f"{field}.run_as_group", context, "run_as_group")
+    _check_identity(field, context, user=user, group=group)
+    return ContainerSecurity(
+        capabilities_add=_capabilities(field, "add", context.capabilities.add_capabilities),
+        capabilities_drop=_capabilities(field, "drop", context.capabilities.drop_capabilities),
+        privileged=context.privileged,
+        namespaces=_namespaces_of(field, context),
+        run_as_user=user,
+        run_as_username=context.run_as_username,
+        run_as_group=group,
+        supplemental_groups=_groups(field, context.supplemental_groups),
+        readonly_rootfs=context.readonly_rootfs,
+        no_new_privs=context.no_new_privs,
+        masked_paths=_paths(f"{field}.masked_paths", context.masked_paths),
+        readonly_paths=_paths(f"{field}.readonly_paths", context.readonly_paths),
+        seccomp=_seccomp(field, context),
+    )
+
+
+_Context = pb.LinuxSandboxSecurityContext | pb.LinuxContainerSecurityContext
+
+
+def _namespaces_of(field: str, context: _Context) -> Namespaces:
+    # Without the message our defaults hold; with it, even an empty one asks for pid: POD.
+    if not context.HasField("namespace_options"):
+        return Namespaces()
+    options, field = context.namespace_options, f"{field}.namespace_options"
+    if options.HasField("userns_options"):
+        _refuse_user_namespace(f"{field}.userns_options", options.userns_options)
+    network = _mode(f"{field}.network", options.network, {pb.POD, pb.NODE})
+    ipc = _mode(f"{field}.ipc", options.ipc, {pb.POD, pb.NODE})
+    pid = _mode(f"{field}.pid", options.pid, {pb.CONTAINER, pb.NODE})
+    if options.target_id:
+        raise InvalidArgumentError(f"{field}.target_id: is not served by this version")
+    return Namespaces(network=network, pid=pid, ipc=ipc)
+
+
+def _mode(
+    field: str, mode: pb.NamespaceMode.ValueType, served: set[pb.NamespaceMode.ValueType]
+) -> NamespaceMode:
+    if mode not in pb.NamespaceMode.values():
+        raise InvalidArgumentError(f"{field}: {mode} is not a namespace mode of CRI")
+    name = pb.NamespaceMode.Name(mode)
+    if mode not in served:
+        raise InvalidArgumentError(f"{field}: {name} is not served by this version")
+    return NamespaceMode(name)
+
+
+def _refuse_user_namespace(field: str, asked: pb.UserNamespace) -> None:
+    if asked.mode != pb.NODE:
+        raise InvalidArgumentError(
+            f"{field}.mode: user namespaces are not served by this version; leave hostUsers unset"
+        )
+    if asked.uids or asked.gids:
+        raise InvalidArgumentError(f"{field}: mode NODE has no ID mappings")
+
+
+def _seccomp(field: str, context: _Context) -> SecurityProfileRef:
+    if context.seccomp_profile_path and not context.HasField("seccomp"):
+        raise InvalidArgumentError(f"{field}.seccomp_profile_path: is deprecated; use seccomp")
+    if not context.HasField("seccomp"):
+        return SecurityProfileRef()
+    return _profile(f"{field}.seccomp", context.seccomp)
+
+
+def _profile(field: str, profile: pb.SecurityProfile) -> SecurityProfileRef:
+    if profile.profile_type not in _PROFILES:
+        raise InvalidArgumentError(f"{field}.profile_type: {profile.profile_type} is not known")
+    kind = _PROFILES[profile.profile_type]
+    reference = texts.line(f"{field}.localhost_ref", profile.localhost_ref, texts.MAX_PATH)
+    if (kind is ProfileType.LOCALHOST) != bool(reference):
+        raise InvalidArgumentError(f"{field}.localhost_ref: belongs to profile_type Localhost")
+    return SecurityProfileRef(type=kind, localhost_ref=reference)
+
+
+def _refuse_apparmor(field: str, context: _Context, host: HostFacts) -> None:
+    if context.HasField("apparmor"):
+        _refuse_apparmor_profile(f"{field}.apparmor", context.apparmor.profile_type, host)
+
+
+def _refuse_deprecated_apparmor(field: str, profile: str, host: HostFacts) -> None:
+    kind = _DEPRECATED_APPARMOR.get(profile, pb.SecurityProfile.Localhost)
+    _refuse_apparmor_profile(f"{field}.apparmor_profile", kind, host)
+
+
+def _refuse_apparmor_profile(
+    field: str, kind: pb.SecurityProfile.ProfileType.ValueType, host: HostFacts
+) -> None:
+    """Pass what holds anyway: unconfined, and the default where there is no AppArmor."""
+    if kind == pb.SecurityProfile.Unconfined:
+        return
+    if kind == pb.SecurityProfile.RuntimeDefault and not host.apparmor:
+        return
+    raise InvalidArgumentError(f"{field}: AppArmor profiles are not served by this version")
+
+
+def _refuse_selinux(field: str, options: pb.SELinuxOption) -> None:
+    for name in ("user", "role", "type", "level"):
+        if getattr(options, name):
+            raise InvalidArgumentError(
+                f"{field}.selinux_options.{name}: SELinux is not served by this version"
+            )
+
+
+def _refuse_strict_groups(field: str, policy: pb.SupplementalGroupsPolicy.ValueType) -> None:
+    if policy != pb.Merge:
+        raise InvalidArgumentError(
+            f"{field}.supplemental_groups_policy: only Merge is served by this version"
+        )
+
+
+def _check_identity(
+    field: str,
+    context: pb.LinuxContainerSecurityContext,
+    *,
+    user: int | None,
+    group: int | None,
+) -> None:
+    if context.run_as_username:
+        texts.token(f"{field}.run_as_username", context.run_as_username)
+        if user is not None:
+            raise InvalidArgumentError(f"{field}.run_as_username: run_as_user is given as well")
+    elif user is None and group is not None:  # CRI: the runtime must refuse a group without a user
+        raise InvalidArgumentError(f"{field}.run_as_group: needs run_as_user or run_as_username")
+
+
+def _id(field: str, context: _Context, name: str) -> int | None:
+    if not context.HasField(name):  # type: ignore[arg-type]  # one of two literal names, see the callers
+        return None
+    return texts.number(field, getattr(context, name).value, 0, _MAX_ID)
+
+
+def _groups(field: str, groups: Iterable[int]) -> tuple[int, ...]:
+    name = f"{field}.supplemental_groups"
+    return tuple(texts.number(name, group, 0, _MAX_ID) for group in texts.bounded(name, groups))
+
+
+def _capabilities(field: str, verb: str, names: Iterable[str]) -> tuple[str, ...]:
+    return texts.tokens(f"{field}.capabilities.{verb}_capabilities", names)
+
+
+def _paths(field: str, paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(
+        texts.absolute_path(f"{field}[{index}]", path)
+        for index, path in enumerate(texts.bounded(field, paths))
+    )

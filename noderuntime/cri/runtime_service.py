@@ -1,0 +1,320 @@
+"""RuntimeService of ``runtime.v1``: each RPC reads its request, asks the engine, writes the answer.
+
+What is not in ``methods`` and ``streams`` answers UNIMPLEMENTED (``server.py``): checkpoints,
+events, metrics, UpdatePodSandboxResources (the kubelet goes on without each of them).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from noderuntime.cri import answers, convert, filters, stats, status, texts
+from noderuntime.cri.convert_security import HostFacts, read_host_facts
+from noderuntime.cri.runtime_v1 import api_pb2 as pb
+from noderuntime.cri.streaming.tokens import Forward, RemoteCommand, Ticket
+from noderuntime.cri.unknown_fields import refuse_unknown_fields
+from noderuntime.engine.state import ContainerState, SandboxState
+from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+
+    from noderuntime.cri.boundary import Streaming, Unary
+    from noderuntime.engine.engine import Engine
+    from noderuntime.host.ports import CgroupDriver
+
+CHUNK: Final = 100  # items a message of the Stream* lists
+MAX_TIMEOUT_S: Final = 10 * 365 * 86400  # a grace period may be long, but must fit a clock
+
+
+class Urls(Protocol):
+    """The streaming server, as far as RPCs need it."""
+
+    def url(self, ticket: Ticket) -> str:
+        """Return the URL that stands for the ticket, once."""
+        ...
+
+
+class RuntimeService:
+    """The RPCs. ``methods`` and ``streams`` map their names in CRI to what answers them."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        urls: Urls,
+        driver: CgroupDriver,
+        host: HostFacts | None = None,
+    ) -> None:
+        """Serve ``engine``; ``host`` is read from the kernel unless given."""
+        self._engine = engine
+        self._urls = urls
+        self._driver = driver
+        self._host = host or read_host_facts()
+        self.methods: Mapping[str, Unary] = self._unary_methods()
+        self.streams: Mapping[str, Streaming] = {
+            "StreamPodSandboxes": self.stream_sandboxes,
+            "StreamContainers": self.stream_containers,
+            "StreamContainerStats": self.stream_container_stats,
+            "StreamPodSandboxStats": self.stream_sandbox_stats,
+        }
+
+    def _unary_methods(self) -> dict[str, Unary]:
+        return {
+            "Version": self.version,
+            "Status": self.status,
+            "RuntimeConfig": self.runtime_config,
+            "UpdateRuntimeConfig": self.update_runtime_config,
+            "RunPodSandbox": self.run_sandbox,
+            "StopPodSandbox": self.stop_sandbox,
+            "RemovePodSandbox": self.remove_sandbox,
+            "PodSandboxStatus": self.sandbox_status,
+            "ListPodSandbox": self.list_sandboxes,
+            "CreateContainer": self.create_container,
+            "StartContainer": self.start_container,
+            "StopContainer": self.stop_container,
+            "RemoveContainer": self.remove_container,
+            "ContainerStatus": self.container_status,
+            "ListContainers": self.list_containers,
+            "UpdateContainerResources": self.update_resources,
+            "ReopenContainerLog": self.reopen_log,
+            "ExecSync": self.exec_sync,
+            "Exec": self.exec,
+            "Attach": self.attach,
+            "PortForward": self.port_forward,
+            "ContainerStats": self.container_stats,
+            "ListContainerStats": self.list_container_stats,
+            "PodSandboxStats": self.sandbox_stats,
+            "ListPodSandboxStats": self.list_sandbox_stats,
+        }
+
+    async def version(self, _: pb.VersionRequest) -> pb.VersionResponse:
+        """Version."""
+        return status.version()
+
+    async def status(self, request: pb.StatusRequest) -> pb.StatusResponse:
+        """Status."""
+        return status.status(self._engine.status(), verbose=request.verbose)
+
+    async def runtime_config(self, _: pb.RuntimeConfigRequest) -> pb.RuntimeConfigResponse:
+        """RuntimeConfig."""
+        return status.runtime_config(self._driver)
+
+    async def update_runtime_config(
+        self, _: pb.UpdateRuntimeConfigRequest
+    ) -> pb.UpdateRuntimeConfigResponse:
+        """UpdateRuntimeConfig: the node's Pod CIDR, which is CNI's to know, not ours."""
+        return pb.UpdateRuntimeConfigResponse()
+
+    async def run_sandbox(self, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
+        """RunPodSandbox."""
+        handler = texts.line("runtime_handler", request.runtime_handler)
+        config = convert.sandbox_config(request.config, self._host)
+        sandbox_id = await self._engine.run_sandbox(config, handler)
+        return pb.RunPodSandboxResponse(pod_sandbox_id=sandbox_id)
+
+    async def stop_sandbox(self, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
+        """StopPodSandbox."""
+        await self._engine.stop_sandbox(_id("pod_sandbox_id", request.pod_sandbox_id))
+        return pb.StopPodSandboxResponse()
+
+    async def remove_sandbox(
+        self, request: pb.RemovePodSandboxRequest
+    ) -> pb.RemovePodSandboxResponse:
+        """RemovePodSandbox."""
+        await self._engine.remove_sandbox(_id("pod_sandbox_id", request.pod_sandbox_id))
+        return pb.RemovePodSandboxResponse()
+
+    async def sandbox_status(
+        self, request: pb.PodSandboxStatusRequest
+    ) -> pb.PodSandboxStatusResponse:
+        """PodSandboxStatus."""
+        record = self._engine.sandbox(_id("pod_sandbox_id", request.pod_sandbox_id))
+        return pb.PodSandboxStatusResponse(
+            status=answers.sandbox_status(record),
+            info=answers.sandbox_info(record) if request.verbose else None,
+        )
+
+    async def list_sandboxes(self, request: pb.ListPodSandboxRequest) -> pb.ListPodSandboxResponse:
+        """ListPodSandbox."""
+        found = filters.sandboxes(self._engine.sandboxes(), request.filter)
+        return pb.ListPodSandboxResponse(items=map(answers.sandbox_item, found))
+
+    async def stream_sandboxes(
+        self, request: pb.StreamPodSandboxesRequest
+    ) -> AsyncIterator[pb.StreamPodSandboxesResponse]:
+        """StreamPodSandboxes."""
+        for part in chunks(filters.sandboxes(self._engine.sandboxes(), request.filter)):
+            yield pb.StreamPodSandboxesResponse(pod_sandboxes=map(answers.sandbox_item, part))
+
+    async def create_container(
+        self, request: pb.CreateContainerRequest
+    ) -> pb.CreateContainerResponse:
+        """CreateContainer. ``sandbox_config`` repeats RunPodSandbox's, which the engine has."""
+        sandbox_id = _id("pod_sandbox_id", request.pod_sandbox_id)
+        config = convert.container_config(request.config, self._host)
+        container_id = await self._engine.create_container(sandbox_id, config)
+        return pb.CreateContainerResponse(container_id=container_id)
+
+    async def start_container(self, request: pb.StartContainerRequest) -> pb.StartContainerResponse:
+        """StartContainer."""
+        await self._engine.start_container(_id("container_id", request.container_id))
+        return pb.StartContainerResponse()
+
+    async def stop_container(self, request: pb.StopContainerRequest) -> pb.StopContainerResponse:
+        """StopContainer."""
+        timeout_s = texts.number("timeout", request.timeout, 0, MAX_TIMEOUT_S)
+        await self._engine.stop_container(_id("container_id", request.container_id), timeout_s)
+        return pb.StopContainerResponse()
+
+    async def remove_container(
+        self, request: pb.RemoveContainerRequest
+    ) -> pb.RemoveContainerResponse:
+        """RemoveContainer."""
+        await self._engine.remove_container(_id("container_id", request.container_id))
+        return pb.RemoveContainerResponse()
+
+    async def container_status(
+        self, request: pb.ContainerStatusRequest
+    ) -> pb.ContainerStatusResponse:
+        """ContainerStatus."""
+        record = self._engine.container(_id("container_id", request.container_id))
+        return pb.ContainerStatusResponse(
+            status=answers.container_status(record, self._engine.find_image(record.image_id)),
+            info=answers.container_info(record) if request.verbose else None,
+        )
+
+    async def list_containers(self, request: pb.ListContainersRequest) -> pb.ListContainersResponse:
+        """ListContainers."""
+        found = filters.containers(self._engine.containers(), request.filter)
+        return pb.ListContainersResponse(containers=map(answers.container_item, found))
+
+    async def stream_containers(
+        self, request: pb.StreamContainersRequest
+    ) -> AsyncIterator[pb.StreamContainersResponse]:
+        """StreamContainers."""
+        for part in chunks(filters.containers(self._engine.containers(), request.filter)):
+            yield pb.StreamContainersResponse(containers=map(answers.container_item, part))
+
+    async def update_resources(
+        self, request: pb.UpdateContainerResourcesRequest
+    ) -> pb.UpdateContainerResourcesResponse:
+        """UpdateContainerResources."""
+        refuse_unknown_fields(request.linux, "linux")
+        if request.HasField("windows"):
+            raise InvalidArgumentError("windows: this runtime runs Linux containers only")
+        wanted = convert.resources("linux", request.linux)
+        await self._engine.update_resources(_id("container_id", request.container_id), wanted)
+        return pb.UpdateContainerResourcesResponse()
+
+    async def reopen_log(
+        self, request: pb.ReopenContainerLogRequest
+    ) -> pb.ReopenContainerLogResponse:
+        """ReopenContainerLog."""
+        await self._engine.reopen_log(self._running(request.container_id))
+        return pb.ReopenContainerLogResponse()
+
+    async def exec_sync(self, request: pb.ExecSyncRequest) -> pb.ExecSyncResponse:
+        """ExecSync; a timeout of 0 is none."""
+        argv = _argv(request.cmd)
+        timeout_s = texts.number("timeout", request.timeout, 0, MAX_TIMEOUT_S)
+        result = await self._engine.exec_sync(self._running(request.container_id), argv, timeout_s)
+        return pb.ExecSyncResponse(
+            stdout=result.stdout, stderr=result.stderr, exit_code=result.exit_code
+        )
+
+    async def exec(self, request: pb.ExecRequest) -> pb.ExecResponse:
+        """Exec: a URL."""
+        argv = _argv(request.cmd)
+        return pb.ExecResponse(url=self._urls.url(self._remote_command(request, argv)))
+
+    async def attach(self, request: pb.AttachRequest) -> pb.AttachResponse:
+        """Attach: a URL."""
+        return pb.AttachResponse(url=self._urls.url(self._remote_command(request, None)))
+
+    async def port_forward(self, request: pb.PortForwardRequest) -> pb.PortForwardResponse:
+        """PortForward: a URL."""
+        ports = [texts.number("port", p, 1, 65535) for p in texts.bounded("port", request.port)]
+        record = self._engine.sandbox(_id("pod_sandbox_id", request.pod_sandbox_id))
+        if record.state is not SandboxState.READY:
+            raise FailedPreconditionError(f"sandbox {record.id} is not ready")
+        ticket = Forward(sandbox_id=record.id, ports=frozenset(ports))
+        return pb.PortForwardResponse(url=self._urls.url(ticket))
+
+    async def container_stats(self, request: pb.ContainerStatsRequest) -> pb.ContainerStatsResponse:
+        """ContainerStats."""
+        record = self._engine.container(_id("container_id", request.container_id))
+        return pb.ContainerStatsResponse(stats=await stats.of_container(self._engine, record))
+
+    async def list_container_stats(
+        self, request: pb.ListContainerStatsRequest
+    ) -> pb.ListContainerStatsResponse:
+        """ListContainerStats."""
+        found = [each async for each in stats.of_containers(self._engine, request.filter)]
+        return pb.ListContainerStatsResponse(stats=found)
+
+    async def stream_container_stats(
+        self, request: pb.StreamContainerStatsRequest
+    ) -> AsyncIterator[pb.StreamContainerStatsResponse]:
+        """StreamContainerStats."""
+        async for each in stats.of_containers(self._engine, request.filter):
+            yield pb.StreamContainerStatsResponse(container_stats=[each])
+
+    async def sandbox_stats(self, request: pb.PodSandboxStatsRequest) -> pb.PodSandboxStatsResponse:
+        """PodSandboxStats."""
+        record = self._engine.sandbox(_id("pod_sandbox_id", request.pod_sandbox_id))
+        return pb.PodSandboxStatsResponse(stats=await stats.of_sandbox(self._engine, record))
+
+    async def list_sandbox_stats(
+        self, request: pb.ListPodSandboxStatsRequest
+    ) -> pb.ListPodSandboxStatsResponse:
+        """ListPodSandboxStats."""
+        found = [each async for each in stats.of_sandboxes(self._engine, request.filter)]
+        return pb.ListPodSandboxStatsResponse(stats=found)
+
+    async def stream_sandbox_stats(
+        self, request: pb.StreamPodSandboxStatsRequest
+    ) -> AsyncIterator[pb.StreamPodSandboxStatsResponse]:
+        """StreamPodSandboxStats."""
+        async for each in stats.of_sandboxes(self._engine, request.filter):
+            yield pb.StreamPodSandboxStatsResponse(pod_sandbox_stats=[each])
+
+    def _remote_command(
+        self, request: pb.ExecRequest | pb.AttachRequest, argv: tuple[str, ...] | None
+    ) -> RemoteCommand:
+        if request.tty and request.stderr:
+            raise InvalidArgumentError("stderr: a terminal has no stderr of its own")
+        if not (request.stdin or request.stdout or request.stderr):
+            raise InvalidArgumentError("stdin, stdout, stderr: at least one must be asked for")
+        return RemoteCommand(
+            container_id=self._running(request.container_id),
+            argv=argv,
+            stdin=request.stdin,
+            stdout=request.stdout,
+            stderr=request.stderr,
+            tty=request.tty,
+        )
+
+    def _running(self, asked: str) -> str:
+        record = self._engine.container(_id("container_id", asked))
+        if record.state is not ContainerState.RUNNING:
+            raise FailedPreconditionError(f"container {record.id} is not running")
+        return record.id
+
+
+def chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
+    """Return parts that each fit a message well (16 MiB is the limit of the CRI client)."""
+    left = iter(items)
+    while part := list(itertools.islice(left, CHUNK)):
+        yield part
+
+
+def _argv(words: Iterable[str]) -> tuple[str, ...]:
+    argv = texts.arguments("cmd", words)
+    if not argv or not argv[0]:
+        raise InvalidArgumentError("cmd: is required")
+    return argv
+
+
+def _id(field: str, value: str) -> str:
+    return texts.name(field, value)

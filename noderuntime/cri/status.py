@@ -1,0 +1,75 @@
+"""What the runtime says of itself: Version, Status, RuntimeConfig.
+
+The verbose part of Status carries ``noderuntime``: JSON from which the agent learns what is served.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from noderuntime import __version__
+from noderuntime.cri.runtime_v1 import api_pb2 as pb
+from noderuntime.host.ports import CgroupDriver
+
+if TYPE_CHECKING:
+    from noderuntime.engine.engine import NodeStatus
+
+RUNTIME_NAME: Final = "noderuntime"
+API_VERSION: Final = "v1"
+KUBELET_API_VERSION: Final = "0.1.0"  # what the kubelet itself sends; no runtime answers another
+INFO_KEY: Final = "noderuntime"
+
+
+def version() -> pb.VersionResponse:
+    """Return Version; the CRI client refuses an answer with an empty field."""
+    return pb.VersionResponse(
+        version=KUBELET_API_VERSION,
+        runtime_name=RUNTIME_NAME,
+        runtime_version=__version__,
+        runtime_api_version=API_VERSION,
+    )
+
+
+def status(node: NodeStatus, *, verbose: bool) -> pb.StatusResponse:
+    """Return Status: both conditions, and the handlers for ``node.status.runtimeHandlers``."""
+    runtime = pb.RuntimeCondition(type="RuntimeReady", status=True)
+    network = pb.RuntimeCondition(
+        type="NetworkReady",
+        status=not node.network_not_ready,
+        reason="NetworkNotReady" if node.network_not_ready else "",
+        message=node.network_not_ready,
+    )
+    return pb.StatusResponse(
+        status=pb.RuntimeStatus(conditions=[runtime, network]),
+        runtime_handlers=[
+            pb.RuntimeHandler(
+                name=handler.name,
+                features=pb.RuntimeHandlerFeatures(
+                    recursive_read_only_mounts=handler.recursive_readonly,
+                    user_namespaces=handler.user_namespaces,
+                ),
+            )
+            for handler in node.handlers
+        ],
+        features=pb.RuntimeFeatures(),  # none: each of them is refused in convert.py
+        info={INFO_KEY: node_info(node)} if verbose else None,
+    )
+
+
+def node_info(node: NodeStatus) -> str:
+    """Return the JSON that the agent reads."""
+    return json.dumps(
+        {
+            "revision": node.revision,
+            "revisionError": node.revision_error,
+            "handlers": [handler.name for handler in node.handlers if handler.name],
+            "staleContainers": list(node.stale_containers),
+        }
+    )
+
+
+def runtime_config(driver: CgroupDriver) -> pb.RuntimeConfigResponse:
+    """Return RuntimeConfig: the kubelet takes its cgroup driver from here."""
+    known = {CgroupDriver.SYSTEMD: pb.SYSTEMD, CgroupDriver.CGROUPFS: pb.CGROUPFS}
+    return pb.RuntimeConfigResponse(linux=pb.LinuxRuntimeConfiguration(cgroup_driver=known[driver]))

@@ -1,0 +1,1 @@
+"""Exec, attach and port-forward: the protocol apart from the sockets."""

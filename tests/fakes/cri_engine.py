@@ -1,0 +1,362 @@
+"""An engine in memory whose execs are local processes: for tests of the CRI server alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import os
+import pty
+import signal
+import struct
+import subprocess
+import termios
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from noderuntime.engine.engine import (
+    ContainerStats,
+    Engine,
+    HandlerInfo,
+    NodeStatus,
+    SandboxStats,
+)
+from noderuntime.engine.state import (
+    ContainerId,
+    ContainerRecord,
+    ContainerState,
+    SandboxId,
+    SandboxRecord,
+    SandboxState,
+)
+from noderuntime.errors import DeniedError, NotFoundError
+from noderuntime.host.ports import CgroupStats, ExecResult, NetworkUsage
+from noderuntime.images.ports import Credentials, FsUsage, Image
+from noderuntime.policy.model import ImageConfig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from noderuntime.host.ports import AttachStream, ExecStream
+    from noderuntime.policy.model import ContainerConfig, Resources, SandboxConfig
+
+T = TypeVar("T")
+
+IMAGE = Image(
+    id="sha256:" + "ab" * 32,
+    repo_tags=("registry.test/app:1",),
+    repo_digests=("registry.test/app@sha256:" + "cd" * 32,),
+    size_bytes=4096,
+    config=ImageConfig(user="1000:1000"),
+    layers=(),
+)
+
+
+class LocalProcess:
+    """An ExecStream over a process of this machine. Output is read only as fast as it is taken."""
+
+    def __init__(self, argv: tuple[str, ...], *, tty: bool, stdin: bool) -> None:
+        """Start it in a session of its own."""
+        self._tty = tty
+        self._stdin = -1
+        self.closed = False
+        self.written = 0
+        if tty:
+            self._outputs, child = pty.openpty()
+            self._stdin = os.dup(self._outputs)
+            self.process = subprocess.Popen(
+                argv, stdin=child, stdout=child, stderr=child, start_new_session=True
+            )
+            os.close(child)
+            self._readers = {self._outputs: 2}
+        else:
+            self.process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+            assert self.process.stdout is not None
+            assert self.process.stderr is not None
+            if self.process.stdin is not None:
+                self._stdin = os.dup(self.process.stdin.fileno())
+                self.process.stdin.close()
+            self._readers = {
+                os.dup(self.process.stdout.fileno()): 2,
+                os.dup(self.process.stderr.fileno()): 3,
+            }
+            self.process.stdout.close()
+            self.process.stderr.close()
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Yield output; one read is under way at a time."""
+        while self._readers:
+            for descriptor in await _readable(list(self._readers)):
+                try:
+                    data = os.read(descriptor, 65536)
+                except OSError:
+                    data = b""
+                if data:
+                    yield self._readers[descriptor], data
+                else:
+                    del self._readers[descriptor]
+                    os.close(descriptor)
+
+    async def write(self, data: bytes) -> None:
+        """Write all of it."""
+        os.set_blocking(self._stdin, False)  # noqa: FBT003
+        view = memoryview(data)
+        while view:
+            try:
+                count = os.write(self._stdin, view)
+            except BlockingIOError:
+                await asyncio.sleep(0.005)
+                continue
+            self.written += count
+            view = view[count:]
+
+    async def close_stdin(self) -> None:
+        """End its input; a terminal's by ^D."""
+        if self._stdin >= 0 and self._tty:
+            os.write(self._stdin, b"\x04")
+        elif self._stdin >= 0:
+            os.close(self._stdin)
+            self._stdin = -1
+
+    async def resize(self, width: int, height: int) -> None:
+        """Set the terminal's size."""
+        if self._tty and self._readers:
+            fcntl.ioctl(self._outputs, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    async def close(self) -> None:
+        """Kill the process and let go of everything."""
+        self.closed = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        await asyncio.to_thread(self.process.wait)
+        for descriptor in (*self._readers, self._stdin):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._readers, self._stdin = {}, -1
+
+    async def wait(self) -> int:
+        """Wait for its end."""
+        while self.process.poll() is None:
+            await asyncio.sleep(0.005)
+        code = self.process.returncode
+        return 128 - code if code < 0 else code
+
+
+async def _readable(descriptors: list[int]) -> list[int]:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    for descriptor in descriptors:
+        loop.add_reader(descriptor, wake)
+    try:
+        await ready
+    finally:
+        for descriptor in descriptors:
+            loop.remove_reader(descriptor)
+    import select
+
+    return select.select(descriptors, [], [], 0)[0]
+
+
+@dataclass
+class FakeEngine(Engine):
+    """Records in dicts; nothing runs but execs."""
+
+    sandbox_records: dict[str, SandboxRecord] = field(default_factory=dict)
+    container_records: dict[str, ContainerRecord] = field(default_factory=dict)
+    images: dict[str, Image] = field(default_factory=lambda: {IMAGE.id: IMAGE})
+    streams: list[LocalProcess] = field(default_factory=list)
+    pulls: list[tuple[str, Credentials | None, str]] = field(default_factory=list)
+    attach_argv: tuple[str, ...] = ("cat",)
+    ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    stale: tuple[str, ...] = ()
+    network_problem: str = ""
+
+    async def run_sandbox(self, config: SandboxConfig, handler: str) -> SandboxId:
+        if handler == "forbidden":
+            raise DeniedError("profile web: hostPID is refused")
+        sandbox_id = SandboxId(f"{next(self.ids):064x}"[::-1])
+        self.sandbox_records[sandbox_id] = SandboxRecord(
+            id=sandbox_id,
+            config=config,
+            handler=handler,
+            revision="",
+            oci_runtime="/usr/bin/crun",
+            state=SandboxState.READY,
+            created_at_ns=time.time_ns(),
+            addresses=("10.244.0.2", "fd00::2"),
+        )
+        return sandbox_id
+
+    async def stop_sandbox(self, sandbox_id: str) -> None:
+        if record := self.sandbox_records.get(sandbox_id):
+            self.sandbox_records[sandbox_id] = replace(record, state=SandboxState.NOT_READY)
+
+    async def remove_sandbox(self, sandbox_id: str) -> None:
+        self.sandbox_records.pop(sandbox_id, None)
+
+    def sandbox(self, sandbox_id: str) -> SandboxRecord:
+        return _find("sandbox", self.sandbox_records, sandbox_id)
+
+    def sandboxes(self) -> tuple[SandboxRecord, ...]:
+        return tuple(self.sandbox_records.values())
+
+    async def create_container(self, sandbox_id: str, config: ContainerConfig) -> ContainerId:
+        self.sandbox(sandbox_id)
+        container_id = ContainerId(f"{next(self.ids):064x}"[::-1])
+        self.container_records[container_id] = ContainerRecord(
+            id=container_id,
+            sandbox_id=SandboxId(sandbox_id),
+            config=config,
+            image_id=IMAGE.id,
+            image_reference="registry.test/app:1",
+            revision="",
+            state=ContainerState.CREATED,
+            created_at_ns=time.time_ns(),
+            log_path=f"/var/log/pods/{config.log_path}" if config.log_path else "",
+            cgroup_path="/kubepods/x",
+        )
+        return container_id
+
+    def set_state(self, container_id: str, state: ContainerState) -> None:
+        """Change a container's state, as an exit would."""
+        record = self.container(container_id)
+        self.container_records[record.id] = replace(record, state=state)
+
+    async def start_container(self, container_id: str) -> None:
+        self.set_state(container_id, ContainerState.RUNNING)
+
+    async def stop_container(self, container_id: str, timeout_s: float) -> None:
+        del timeout_s
+        if container_id in self.container_records:
+            self.set_state(container_id, ContainerState.EXITED)
+
+    async def remove_container(self, container_id: str) -> None:
+        self.container_records.pop(container_id, None)
+
+    def container(self, container_id: str) -> ContainerRecord:
+        return _find("container", self.container_records, container_id)
+
+    def containers(self) -> tuple[ContainerRecord, ...]:
+        return tuple(self.container_records.values())
+
+    async def update_resources(self, container_id: str, resources: Resources) -> None:
+        record = self.container(container_id)
+        config = replace(record.config, resources=resources)
+        self.container_records[record.id] = replace(record, config=config)
+
+    async def reopen_log(self, container_id: str) -> None:
+        self.container(container_id)
+
+    async def exec_sync(
+        self, container_id: str, argv: tuple[str, ...], timeout_s: float
+    ) -> ExecResult:
+        del container_id, timeout_s
+        return ExecResult(stdout=" ".join(argv).encode(), stderr=b"", exit_code=3)
+
+    async def exec(
+        self, container_id: str, argv: tuple[str, ...], *, tty: bool, stdin: bool
+    ) -> ExecStream:
+        self.container(container_id)
+        stream = LocalProcess(argv, tty=tty, stdin=stdin)
+        self.streams.append(stream)
+        return stream
+
+    async def attach(self, container_id: str) -> AttachStream:
+        record = self.container(container_id)
+        stream = LocalProcess(self.attach_argv, tty=record.config.tty, stdin=True)
+        self.streams.append(stream)
+        return stream
+
+    async def port_forward(
+        self, sandbox_id: str, port: int
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        self.sandbox(sandbox_id)
+        return await asyncio.open_connection("127.0.0.1", port)
+
+    async def container_stats(self, container_id: str) -> ContainerStats:
+        self.container(container_id)
+        return ContainerStats(cgroup=_reading(), writable_layer=_usage())
+
+    async def sandbox_stats(self, sandbox_id: str) -> SandboxStats:
+        self.sandbox(sandbox_id)
+        usage = NetworkUsage(interface="eth0", rx_bytes=1, rx_errors=2, tx_bytes=3, tx_errors=4)
+        return SandboxStats(cgroup=_reading(), network=(usage,))
+
+    async def pull_image(
+        self, reference: str, credentials: Credentials | None, *, handler: str
+    ) -> Image:
+        self.pulls.append((reference, credentials, handler))
+        return IMAGE
+
+    def find_image(self, reference: str) -> Image | None:
+        return next(
+            (
+                each
+                for each in self.images.values()
+                if reference in {each.id, *each.repo_tags, *each.repo_digests}
+            ),
+            None,
+        )
+
+    def list_images(self) -> tuple[Image, ...]:
+        return tuple(self.images.values())
+
+    async def remove_image(self, reference: str) -> None:
+        if found := self.find_image(reference):
+            del self.images[found.id]
+
+    async def image_fs(self) -> FsUsage:
+        return _usage()
+
+    def status(self) -> NodeStatus:
+        return NodeStatus(
+            handlers=(
+                HandlerInfo(name="", recursive_readonly=True, user_namespaces=False),
+                HandlerInfo(name="restricted", recursive_readonly=True, user_namespaces=False),
+            ),
+            network_not_ready=self.network_problem,
+            revision="sha256:" + "0" * 64,
+            revision_error="",
+            stale_containers=self.stale,
+        )
+
+    def log_file(self, record: ContainerRecord) -> Path:
+        return Path(record.log_path)
+
+
+def _find(kind: str, records: dict[str, T], asked: str) -> T:
+    found = [record for name, record in records.items() if asked and name.startswith(asked)]
+    if len(found) != 1:
+        raise NotFoundError(f"{kind} {asked} is not there")
+    return found[0]
+
+
+def _reading() -> CgroupStats:
+    return CgroupStats(
+        timestamp_ns=time.time_ns(),
+        cpu_usage_ns=1_000_000,
+        memory_usage_bytes=8192,
+        memory_working_set_bytes=4096,
+        memory_rss_bytes=2048,
+        pids=2,
+    )
+
+
+def _usage() -> FsUsage:
+    return FsUsage(
+        mountpoint=Path("/"), used_bytes=1234, inodes_used=5, timestamp_ns=time.time_ns()
+    )
