@@ -39,7 +39,7 @@ _KUBELET_ACCESS: Final[dict[str, object]] = {
 
 
 def kubectl(layout: Layout, *words: str, text: str | None = None, timeout_s: float = 120) -> str:
-    """kubectl as the administrator; raises ClusterError with what it said."""
+    """Run kubectl as the administrator; raises ClusterError with what it said."""
     argv = [layout.binary("kubectl"), f"--kubeconfig={layout.kubeconfig}", *words]
     # Its discovery cache would go to the home folder.
     cache = f"--cache-dir={layout.root / 'kubectl-cache'}"
@@ -47,7 +47,7 @@ def kubectl(layout: Layout, *words: str, text: str | None = None, timeout_s: flo
 
 
 def helm(layout: Layout, *words: str, timeout_s: float = 180) -> str:
-    """helm with its own folders in .cluster, not in the home."""
+    """Run helm with its own folders in .cluster, not in the home."""
     folders = {
         f"HELM_{kind}_HOME": str(layout.root / "helm" / kind.lower())
         for kind in ("CACHE", "CONFIG", "DATA")
