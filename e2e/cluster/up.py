@@ -31,7 +31,7 @@ from e2e.cluster.layout import (
 from e2e.cluster.processes import Command
 from e2e.cluster.progress import Progress
 from e2e.cluster.stages import Stage, run_stages
-from e2e.cluster.state import State
+from e2e.cluster.state import ClusterError, State
 
 # Places of the kubelet that no flag moves: /var/lib/kubelet (device plugins), /var/log/containers.
 KUBELET_FIXED: Final = Path("/var/lib/kubelet")
@@ -67,11 +67,16 @@ def up(layout: Layout, state: State, wanted: Wanted) -> bool:
 
 
 def _up_to(stages: list[Stage], last: str) -> list[Stage]:
-    """The stage and those that it needs, in order."""
-    wanted = {last}
-    for stage in reversed(stages):
-        if stage.name in wanted:
-            wanted.update(stage.needs)
+    """The stage and all that it needs; raises ClusterError if there is no such stage."""
+    needs = {stage.name: stage.needs for stage in stages}
+    if last not in needs:
+        raise ClusterError(f"there is no stage {last!r}; there are {', '.join(needs)}")
+    wanted: set[str] = set()
+    left = [last]
+    while left:
+        name = left.pop()
+        wanted.add(name)
+        left += needs[name]
     return [stage for stage in stages if stage.name in wanted]
 
 

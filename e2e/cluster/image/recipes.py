@@ -12,7 +12,7 @@ from typing import Final
 from e2e.cluster import debian
 from e2e.cluster.image import oci, rootfs
 from e2e.cluster.image.layer import Layer, write_layer
-from e2e.cluster.layout import Layout
+from e2e.cluster.layout import KUBERNETES_VERSION, Layout
 
 PYTHON: Final = "3.11"
 _PYTHON_PACKAGES: Final = (
@@ -217,7 +217,7 @@ def _redis(layout: Layout, scratch: Path) -> tuple[list[Layer], oci.Config]:
 
 RECIPES: Final = (
     Recipe("noderuntime", "0.1.0", _noderuntime_inputs, _noderuntime),
-    Recipe("agnhost", "e2e", lambda layout: [layout.bin / "agnhost"], _agnhost),
+    Recipe("agnhost", KUBERNETES_VERSION[1:], lambda layout: [layout.bin / "agnhost"], _agnhost),
     Recipe("busybox", "e2e", lambda layout: debian.fetch(layout, ("busybox-static",)), _busybox),
     Recipe("redis", "e2e", lambda layout: debian.fetch(layout, _REDIS_PACKAGES), _redis),
 )
