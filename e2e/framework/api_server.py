@@ -150,9 +150,10 @@ def running_api_server() -> Iterator[ApiServer]:
             "--unsafe-no-fsync",
             "--log-level=error",
         ]
-        with _process(etcd, root / "etcd.log"), _process(
-            _command(root, etcd_url, port), root / "apiserver.log"
-        ) as process:
+        with (
+            _process(etcd, root / "etcd.log"),
+            _process(_command(root, etcd_url, port), root / "apiserver.log") as process,
+        ):
             _wait_ready(server, process, root / "apiserver.log")
             yield server
 
@@ -238,7 +239,9 @@ def _wait_ready(server: ApiServer, process: subprocess.Popen[bytes], log: Path) 
         except OSError:
             pass  # it does not listen yet
         time.sleep(0.1)
-    raise TimeoutError(f"kube-apiserver is not ready after {_READY_S:.0f} s: {log.read_text()[-3000:]}")
+    raise TimeoutError(
+        f"kube-apiserver is not ready after {_READY_S:.0f} s: {log.read_text()[-3000:]}"
+    )
 
 
 def wait_for(what: str, check: Any, deadline_s: float = 30.0) -> Any:  # noqa: ANN401 - a test's own value

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -90,8 +91,7 @@ class Node:
 
 def _with_own_namespaces(built: dict[str, object]) -> None:
     """Add what the engine pins for a sandbox: network, IPC and UTS of its own."""
-    linux = built["linux"]
-    assert isinstance(linux, dict)
+    linux: Any = built["linux"]
     linux["namespaces"] += [{"type": "network"}, {"type": "ipc"}, {"type": "uts"}]
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from lightkube.utils.quantity import parse_quantity
-
+from noderuntime.api import quantity
 from noderuntime.api.model import API_VERSION
 from noderuntime.api.noderuntime import ResourceAmounts
 from noderuntime.api.revision import Revision
@@ -112,7 +111,7 @@ def _is_current(found: RuntimeClassSeen, body: dict[str, Any]) -> bool:
     amounts = wanted.pop("overhead", {}).get("podFixed", {})
     seen = (live.get("overhead") or {}).get("podFixed") or {}
     same = amounts.keys() == seen.keys() and all(
-        parse_quantity(seen[name]) == parse_quantity(value) for name, value in amounts.items()
+        quantity.parse(seen[name]) == quantity.parse(value) for name, value in amounts.items()
     )
     return same and holds(live, wanted)
 
