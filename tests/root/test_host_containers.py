@@ -183,7 +183,7 @@ asyncio.run(main())
 
 async def test_a_container_and_its_log_survive_a_killed_runtime(kit: Kit) -> None:
     request = kit.bundle("sh", "-c", "while [ ! -e /go ]; do sleep 0.05; done; echo late; exit 3")
-    with subprocess.Popen(  # noqa: ASYNC220  # it is killed here
+    with subprocess.Popen(  # it is killed here
         [sys.executable, "-c", PARENT, str(kit.root), request.container_id, str(RUNTIME)],
         stdout=subprocess.PIPE,
     ) as parent:

@@ -236,6 +236,22 @@ with socket.create_server(("127.0.0.1", 8080)) as server:
 """
 
 
+async def test_sessions_work_in_a_run_dir_longer_than_a_socket_path() -> None:
+    async for kit in kit_in("len", below="x" * 120):
+        request = replace(
+            kit.bundle("sh", "-c", "while read x; do stty size; done", terminal=True), stdin=True
+        )
+        await kit.run(request)
+        stream = await kit.monitor.attach(request.container_id)
+        await stream.resize(99, 44)
+        await see_size(stream, aiter(stream), b"44 99\r\n")
+        await stream.close()
+        on_terminal = execution(kit, request.container_id, "echo", "hi", terminal=True)
+        session = await kit.exec.open(kit.runtime, on_terminal)
+        assert (await read_all(session))[2] == b"hi\r\n"
+        await session.close()
+
+
 async def test_port_forward_reaches_a_port_inside_and_counters_move(kit: Kit) -> None:
     netns = KernelNamespaces()
     directory = kit.root / "ns"
