@@ -9,6 +9,7 @@ in ``monitor.json``: a killed runtime finds it again. Source: ``src/{conmon,cli}
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import re
@@ -24,19 +25,21 @@ from noderuntime.host.attach import ConmonAttach, send_reopen
 from noderuntime.host.oci_runtime import clean_message
 from noderuntime.host.ports import Exit, MonitorRequest, OciRuntime
 from noderuntime.host.process import ENVIRONMENT, Streams, nonblocking_pipe, spawn
+from noderuntime.host.syscalls import host_error
 from noderuntime.host.threads import in_pool
 from noderuntime.host.watch import Renames
 
 _CREATE_TIMEOUT_S: Final = 120.0
 _REOPEN_TIMEOUT_S: Final = 5.0
 _END_TIMEOUT_S: Final = 2.0
-_CREATOR_ROUNDS: Final = 20
+_CREATOR_PATIENCE_S: Final = 0.5
+_CREATOR_PAUSE_S: Final = 0.01
 _SYNC_LIMIT_BYTES: Final = 64 * 1024
 _SIZE_LIMIT_BYTES: Final = 4096
 _CONFIG_LIMIT_BYTES: Final = 16 * 1024 * 1024
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _FILES: Final = (
-    "conmon.pid", "container.pid", "attach", "ctl", "winsz", "oom", "monitor.json",
+    "conmon.pid", "container.pid", "attach", "ctl", "winsz", "oom", "monitor.json", "monitor.lock",
 )  # fmt: skip
 
 
@@ -92,7 +95,12 @@ class Conmon:
         argv = self._arguments(runtime, request, has_log=has_log)
         try:
             try:
-                child = spawn(argv, Streams(pass_fds=(sync_w,)), env=env, cwd=request.bundle)
+                lock = _lock(request.bundle / "monitor.lock")
+                try:
+                    streams = Streams(pass_fds=(sync_w, lock))
+                    child = spawn(argv, streams, env=env, cwd=request.bundle)
+                finally:
+                    os.close(lock)
             finally:
                 os.close(sync_w)
             await child.wait()  # it forks the monitor away and ends
@@ -186,7 +194,7 @@ class Conmon:
             finally:
                 handle.close()
         if (bundle / "monitor.json").exists() and not (bundle / "container.pid").exists():
-            await in_pool(_kill_creators, container_id, bundle)
+            await _kill_creators(container_id, bundle)
         (self._exits / container_id).unlink(missing_ok=True)
         with suppress(FileNotFoundError, NotADirectoryError):
             for file in (*_FILES, *(f.name for f in bundle.glob("conmon-term.*"))):
@@ -276,26 +284,52 @@ def _facts(bundle: Path) -> Mapping[str, object]:
     return cast("Mapping[str, object]", facts) if isinstance(facts, dict) else {}
 
 
-def _kill_creators(container_id: str, bundle: Path) -> None:
+async def _kill_creators(container_id: str, bundle: Path) -> None:
     """Kill a monitor that has not written its PID yet, and the runtime that it had started.
 
-    That is what a runtime finds that was killed in the middle of a create. It looks through all
-    processes, which costs milliseconds, so it is for that case only.
+    That is what a runtime finds that was killed in the middle of a create. The lock tells whether
+    there still is one, also while it is between vfork and exec; looking through all processes
+    costs milliseconds. What holds the lock and is not found is the container's own first process,
+    which the OCI runtime and the cgroup know.
     """
-    for _ in range(_CREATOR_ROUNDS):
-        creators = [
-            stat
-            for stat in pids.all_stats()
-            if stat.state != "Z" and _creates(pids.command_line(stat.pid), container_id, bundle)
-        ]
-        if not creators:
-            return
-        pids.kill(
-            frozenset(
-                pids.ProcessIdentity(pid=stat.pid, start_ticks=stat.start_ticks)
-                for stat in creators
-            )
-        )
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + _CREATOR_PATIENCE_S
+    while not await in_pool(_is_free, bundle / "monitor.lock") and loop.time() < give_up:
+        for creator in await in_pool(_creators, container_id, bundle):
+            handle = pids.open_process(creator.pid, creator.start_ticks)
+            if handle is not None:
+                handle.signal(signal.SIGKILL)
+                await handle.wait_end(_END_TIMEOUT_S)
+                handle.close()
+            give_up = loop.time() + _CREATOR_PATIENCE_S
+        await asyncio.sleep(_CREATOR_PAUSE_S)
+
+
+def _lock(path: Path) -> int:
+    """Return a locked descriptor, which conmon and the runtime's create inherit. flock(2)."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise host_error(f"another monitor is at {path.parent}", error.errno or 0) from error
+    return descriptor
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        os.close(_lock(path))
+    except HostError:
+        return False
+    return True
+
+
+def _creators(container_id: str, bundle: Path) -> list[pids.Stat]:
+    return [
+        stat
+        for stat in pids.all_stats()
+        if stat.state != "Z" and _creates(pids.command_line(stat.pid), container_id, bundle)
+    ]
 
 
 def _creates(arguments: Sequence[str], container_id: str, bundle: Path) -> bool:
