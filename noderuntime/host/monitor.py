@@ -9,12 +9,11 @@ in ``monitor.json``: a killed runtime finds it again. Source: ``src/{conmon,cli}
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self, cast
@@ -22,18 +21,16 @@ from typing import Final, Self, cast
 from noderuntime.errors import DeadlineExceededError, HostError, InvalidArgumentError, NotFoundError
 from noderuntime.host import durable, oom, pids, pipes
 from noderuntime.host.attach import ConmonAttach, send_reopen
+from noderuntime.host.monitor_start import kill_creators, take_lock
 from noderuntime.host.oci_runtime import clean_message
 from noderuntime.host.ports import Exit, MonitorRequest, OciRuntime
 from noderuntime.host.process import ENVIRONMENT, Streams, nonblocking_pipe, spawn
-from noderuntime.host.syscalls import host_error
 from noderuntime.host.threads import in_pool
 from noderuntime.host.watch import Renames
 
 _CREATE_TIMEOUT_S: Final = 120.0
 _REOPEN_TIMEOUT_S: Final = 5.0
 _END_TIMEOUT_S: Final = 2.0
-_CREATOR_PATIENCE_S: Final = 0.5
-_CREATOR_PAUSE_S: Final = 0.01
 _SYNC_LIMIT_BYTES: Final = 64 * 1024
 _SIZE_LIMIT_BYTES: Final = 4096
 _CONFIG_LIMIT_BYTES: Final = 16 * 1024 * 1024
@@ -95,7 +92,7 @@ class Conmon:
         argv = self._arguments(runtime, request, has_log=has_log)
         try:
             try:
-                lock = _lock(request.bundle / "monitor.lock")
+                lock = take_lock(request.bundle)
                 try:
                     streams = Streams(pass_fds=(sync_w, lock))
                     child = spawn(argv, streams, env=env, cwd=request.bundle)
@@ -194,7 +191,7 @@ class Conmon:
             finally:
                 handle.close()
         if (bundle / "monitor.json").exists() and not (bundle / "container.pid").exists():
-            await _kill_creators(container_id, bundle)
+            await kill_creators(container_id, bundle)
         (self._exits / container_id).unlink(missing_ok=True)
         with suppress(FileNotFoundError, NotADirectoryError):
             for file in (*_FILES, *(f.name for f in bundle.glob("conmon-term.*"))):
@@ -282,60 +279,6 @@ def _facts(bundle: Path) -> Mapping[str, object]:
     except ValueError as error:
         raise HostError(f"{bundle / 'monitor.json'} is torn") from error
     return cast("Mapping[str, object]", facts) if isinstance(facts, dict) else {}
-
-
-async def _kill_creators(container_id: str, bundle: Path) -> None:
-    """Kill a monitor that has not written its PID yet, and the runtime that it had started.
-
-    That is what a runtime finds that was killed in the middle of a create. The lock tells whether
-    there still is one, also while it is between vfork and exec; looking through all processes
-    costs milliseconds. What holds the lock and is not found is the container's own first process,
-    which the OCI runtime and the cgroup know.
-    """
-    loop = asyncio.get_running_loop()
-    give_up = loop.time() + _CREATOR_PATIENCE_S
-    while not await in_pool(_is_free, bundle / "monitor.lock") and loop.time() < give_up:
-        for creator in await in_pool(_creators, container_id, bundle):
-            handle = pids.open_process(creator.pid, creator.start_ticks)
-            if handle is not None:
-                handle.signal(signal.SIGKILL)
-                await handle.wait_end(_END_TIMEOUT_S)
-                handle.close()
-            give_up = loop.time() + _CREATOR_PATIENCE_S
-        await asyncio.sleep(_CREATOR_PAUSE_S)
-
-
-def _lock(path: Path) -> int:
-    """Return a locked descriptor, which conmon and the runtime's create inherit. flock(2)."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise host_error(f"another monitor is at {path.parent}", error.errno or 0) from error
-    return descriptor
-
-
-def _is_free(path: Path) -> bool:
-    try:
-        os.close(_lock(path))
-    except HostError:
-        return False
-    return True
-
-
-def _creators(container_id: str, bundle: Path) -> list[pids.Stat]:
-    return [
-        stat
-        for stat in pids.all_stats()
-        if stat.state != "Z" and _creates(pids.command_line(stat.pid), container_id, bundle)
-    ]
-
-
-def _creates(arguments: Sequence[str], container_id: str, bundle: Path) -> bool:
-    return f"--cid={container_id}" in arguments or (
-        "create" in arguments and str(bundle) in arguments and container_id in arguments
-    )
 
 
 def _container_runs(bundle: Path) -> bool:
