@@ -18,7 +18,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +132,7 @@ def binary(name: str) -> Path:
 
 
 @contextmanager
-def running_api_server() -> Iterator[ApiServer]:
+def running_api_server() -> Generator[ApiServer]:
     """Start etcd and the API server, wait until it is ready, end both."""
     with tempfile.TemporaryDirectory(prefix="nr-apiserver-") as folder:
         root = Path(folder)
@@ -150,9 +150,10 @@ def running_api_server() -> Iterator[ApiServer]:
             "--unsafe-no-fsync",
             "--log-level=error",
         ]
-        with _process(etcd, root / "etcd.log"), _process(
-            _command(root, etcd_url, port), root / "apiserver.log"
-        ) as process:
+        with (
+            _process(etcd, root / "etcd.log"),
+            _process(_command(root, etcd_url, port), root / "apiserver.log") as process,
+        ):
             _wait_ready(server, process, root / "apiserver.log")
             yield server
 
@@ -217,7 +218,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _process(command: list[str], log: Path) -> Generator[subprocess.Popen[bytes]]:
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, cwd=log.parent)
     try:
@@ -238,7 +239,9 @@ def _wait_ready(server: ApiServer, process: subprocess.Popen[bytes], log: Path) 
         except OSError:
             pass  # it does not listen yet
         time.sleep(0.1)
-    raise TimeoutError(f"kube-apiserver is not ready after {_READY_S:.0f} s: {log.read_text()[-3000:]}")
+    raise TimeoutError(
+        f"kube-apiserver is not ready after {_READY_S:.0f} s: {log.read_text()[-3000:]}"
+    )
 
 
 def wait_for(what: str, check: Any, deadline_s: float = 30.0) -> Any:  # noqa: ANN401 - a test's own value

@@ -176,14 +176,14 @@ def to_yaml(value: Any, indent: int = 0) -> str:  # noqa: ANN401 - free-form JSO
         items = cast("dict[str, Any]", value).items()
         return "".join(f"{pad}{key}:{_under(item, indent)}" for key, item in items)
     if isinstance(value, list) and value:
-        lines: list[str] = []
-        for item in cast("list[Any]", value):
-            if isinstance(item, (dict, list)) and item:
-                lines.append(f"{pad}- {to_yaml(item, indent + 1).lstrip(' ')}")
-            else:
-                lines.append(f"{pad}- {json.dumps(item, ensure_ascii=False)}\n")
-        return "".join(lines)
+        return "".join(f"{pad}- {_item(item, indent)}" for item in cast("list[object]", value))
     return f"{pad}{json.dumps(value, ensure_ascii=False)}\n"
+
+
+def _item(item: object, indent: int) -> str:
+    if isinstance(item, (dict, list)) and item:
+        return to_yaml(item, indent + 1).lstrip(" ")
+    return f"{json.dumps(item, ensure_ascii=False)}\n"
 
 
 def _under(item: Any, indent: int) -> str:  # noqa: ANN401 - free-form JSON
@@ -193,8 +193,8 @@ def _under(item: Any, indent: int) -> str:  # noqa: ANN401 - free-form JSON
 
 
 def main(arguments: list[str], root: Path = Path()) -> int:
-    """Write the files, or say which of them are not up to date; returns the exit status."""
-    if arguments not in (["--write"], ["--check"]):
+    """Write the files (also without an argument), or say which are not up to date; returns the exit status."""
+    if arguments not in ([], ["--write"], ["--check"]):
         sys.stderr.write("usage: python -m noderuntime.api.crd --check|--write\n")
         return 2
     wanted = files()

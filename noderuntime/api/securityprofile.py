@@ -139,7 +139,8 @@ class Sysctls(ApiModel):
 
     allow: tuple[
         Annotated[
-            str, Field(pattern=r"^[a-z0-9]([-_a-z0-9]*[a-z0-9])?([./][-_a-z0-9]+)+$", max_length=253)
+            str,
+            Field(pattern=r"^[a-z0-9]([-_a-z0-9]*[a-z0-9])?([./][-_a-z0-9]+)+$", max_length=253),
         ],
         ...,
     ] = Field(

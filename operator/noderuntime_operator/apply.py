@@ -43,9 +43,7 @@ async def _limited(
         except ApiError as error:
             if error.status.code not in _MOVED_ON:
                 raise
-            _log.info(
-                "object moved on", extra={"object": f"{action.kind}/{action.name}"}
-            )
+            _log.info("object moved on", extra={"object": f"{action.kind}/{action.name}"})
 
 
 async def _do(client: AsyncClient, action: Action, namespace: str) -> None:

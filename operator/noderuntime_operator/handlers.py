@@ -48,11 +48,11 @@ def registry(changed: Callable[[], None]) -> kopf.OperatorRegistry:
     made = kopf.OperatorRegistry()
     labels_of_nodes: dict[str, object] = {}
 
-    async def any_event(**_: Any) -> None:  # noqa: ANN401 - kopf's own signature
+    async def any_event(**_: object) -> None:
         changed()
 
-    async def node_event(  # noqa: ANN401
-        name: str | None, type: str | None, labels: Mapping[str, str], **_: Any  # noqa: A002
+    async def node_event(
+        name: str | None, type: str | None, labels: Mapping[str, str], **_: object
     ) -> None:
         # Kubelets write to their Node every few seconds; only its labels and its being there matter.
         seen: object = None if type == "DELETED" else dict(labels)
@@ -72,7 +72,10 @@ def registry(changed: Callable[[], None]) -> kopf.OperatorRegistry:
 
 def _login(**options: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401 - kopf's own signature
     """Log in as the Pod's account, by the address that the kubelet gives: no DNS is needed."""
-    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
+    host, port = (
+        os.environ.get("KUBERNETES_SERVICE_HOST"),
+        os.environ.get("KUBERNETES_SERVICE_PORT"),
+    )
     token = _ACCOUNT / "token"
     if not host or not token.exists():
         return kopf.login_with_kubeconfig(**options)
@@ -86,5 +89,5 @@ def _login(**options: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401 - kopf
 
 def quieten() -> None:
     """Keep kopf's line an event out of the log."""
-    for name in ("kopf.objects", "kopf.activities", "httpx2", "httpx"):
+    for name in ("kopf.objects", "kopf.activities"):
         logging.getLogger(name).setLevel(logging.WARNING)

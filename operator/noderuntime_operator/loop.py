@@ -21,7 +21,9 @@ from noderuntime_operator.reconcile.reconcile import reconcile
 
 _RESYNC_S: Final = 300.0
 _SETTLE_S: Final = 0.1  # events come in bursts
-_SHARE: Final = 4.0  # rest this many times as long as a pass took: large clusters are not listed all the time
+_SHARE: Final = (
+    4.0  # rest this many times as long as a pass took: large clusters are not listed all the time
+)
 _FIRST_BACKOFF_S: Final = 0.5
 _LAST_BACKOFF_S: Final = 30.0
 _STUCK_S: Final = 120.0
@@ -91,7 +93,7 @@ class Loop:
             self._failures += 1
             notes = "; ".join(getattr(error, "__notes__", ()))
             _log.warning("pass failed", extra={"error": str(error), "step": notes})
-            return min(_LAST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(self._failures, 10))
+            return min(_LAST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(self._failures, 10))
         self._failures = 0
         self._passes += 1
         return plan.retry_s

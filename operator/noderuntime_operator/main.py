@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
-import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import httpx2
 import kopf
 from lightkube import ApiError, AsyncClient
 
+from noderuntime.telemetry import log
 from noderuntime_operator import handlers
 from noderuntime_operator.apply import carry_out
 from noderuntime_operator.health import serving
@@ -21,7 +22,7 @@ from noderuntime_operator.kinds import DEPLOYMENT
 from noderuntime_operator.loop import Loop
 from noderuntime_operator.observe import observe
 from noderuntime_operator.reconcile.names import FIELD_MANAGER
-from noderuntime_operator.reconcile.observed import Settings
+from noderuntime_operator.reconcile.observed import Observed, Settings
 from noderuntime_operator.release import release
 
 _API_TIMEOUT_S: Final = 20.0
@@ -49,7 +50,7 @@ def options_from(environment: dict[str, str]) -> Options:
         namespace=environment.get("POD_NAMESPACE", "noderuntime-system"),
         agent_image=image,
         deployment=environment.get("NODERUNTIME_DEPLOYMENT", ""),
-        health_address=environment.get("NODERUNTIME_HEALTH_ADDRESS", "0.0.0.0:8080"),  # noqa: S104
+        health_address=environment.get("NODERUNTIME_HEALTH_ADDRESS", "0.0.0.0:8080"),
     )
 
 
@@ -58,11 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="noderuntime-operator", description=__doc__)
     parser.add_argument("command", nargs="?", choices=["run", "release"], default="run")
     command = parser.parse_args().command
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    log.setup()
     handlers.quieten()
     if command == "release":
         asyncio.run(_release())
@@ -76,22 +73,22 @@ def _client() -> AsyncClient:
 
 async def _release() -> None:
     names = await release(_client())
-    _log.info("released %d NodeRuntimes: %s", len(names), ", ".join(names))
+    _log.info("NodeRuntimes released", extra={"node_runtimes": names})
 
 
 async def _run(options: Options) -> None:
     client = _client()
-    settings = Settings(
-        namespace=options.namespace,
-        agent_image=options.agent_image,
-        owner=await _owner(client, options),
-    )
-    loop = Loop(
-        lambda: observe(client, settings),
-        lambda plan: carry_out(client, plan, options.namespace),
-    )
+    settings: Settings | None = None
+
+    async def look() -> Observed:
+        nonlocal settings
+        if settings is None:
+            settings = await _settings(client, options)
+        return await observe(client, settings)
+
+    loop = Loop(look, lambda plan: carry_out(client, plan, options.namespace))
     async with serving(loop, options.health_address):
-        await _until_served(client, settings)
+        await _until_served(look)
         async with asyncio.TaskGroup() as group:
             passes = group.create_task(loop.run(), name="passes")
             try:
@@ -104,6 +101,14 @@ async def _run(options: Options) -> None:
                 )
             finally:
                 passes.cancel()
+
+
+async def _settings(client: AsyncClient, options: Options) -> Settings:
+    return Settings(
+        namespace=options.namespace,
+        agent_image=options.agent_image,
+        owner=await _owner(client, options),
+    )
 
 
 async def _owner(client: AsyncClient, options: Options) -> dict[str, Any] | None:
@@ -124,13 +129,13 @@ async def _owner(client: AsyncClient, options: Options) -> dict[str, Any] | None
     }
 
 
-async def _until_served(client: AsyncClient, settings: Settings) -> None:
+async def _until_served(look: Callable[[], Awaitable[object]]) -> None:
     """Wait for the CRDs and the permissions: kopf looks only once which resources there are."""
     while True:
         try:
-            await observe(client, settings)
+            await look()
         except (httpx2.HTTPError, OSError) as error:
-            _log.warning("waiting for the API: %s", error)
+            _log.warning("waiting for the API", extra={"error": str(error)})
             await asyncio.sleep(_START_RETRY_S)
         else:
             return

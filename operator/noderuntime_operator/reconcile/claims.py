@@ -19,7 +19,9 @@ class Claims:
     """The outcome for every NodeRuntime, by name; nodes by name."""
 
     won: Mapping[str, tuple[str, ...]]
-    lost: Mapping[str, Mapping[str, str]]  # node -> the older NodeRuntime that serves the handler there
+    lost: Mapping[
+        str, Mapping[str, str]
+    ]  # node -> the older NodeRuntime that serves the handler there
     by_node: Mapping[str, tuple[str, ...]]  # node -> NodeRuntimes that won on it
 
 
@@ -95,8 +97,7 @@ def released(observed: Observed, in_use: Mapping[str, tuple[PodSeen, ...]]) -> f
     return frozenset(
         runtime.name
         for runtime in observed.node_runtimes
-        if not is_present(runtime, in_use)
-        and handler_of(runtime, observed) not in (classes - kept)
+        if not is_present(runtime, in_use) and handler_of(runtime, observed) not in (classes - kept)
     )
 
 

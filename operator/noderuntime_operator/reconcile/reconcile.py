@@ -25,7 +25,9 @@ STEPS: Final[tuple[StepFunction, ...]] = (
     steps.finish,
 )
 
-_USE_CHECK_S: Final = 3.0  # Pods are not watched, there are too many; they are listed while it matters
+_USE_CHECK_S: Final = (
+    3.0  # Pods are not watched, there are too many; they are listed while it matters
+)
 _DRAIN_CHECK_S: Final = 10.0
 
 

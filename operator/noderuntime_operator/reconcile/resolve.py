@@ -47,7 +47,9 @@ def _resolve_one(
     classes: Mapping[str, RuntimeClassSeen],
 ) -> Resolution:
     if runtime.spec is None:
-        message = f"this operator cannot read the spec, nodes keep what they serve: {runtime.problem}"
+        message = (
+            f"this operator cannot read the spec, nodes keep what they serve: {runtime.problem}"
+        )
         return Resolution(runtime=runtime, stall=Stall(reason="InvalidSpec", message=message))
     wanted = runtime.spec.security_profile_ref.name
     profile = profiles.get(wanted)

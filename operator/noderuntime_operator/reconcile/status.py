@@ -196,7 +196,9 @@ def _condition(
     live: Body, generation: int, verdict: _Verdict, kind: str, now: datetime
 ) -> dict[str, Any]:
     status = "True" if verdict.state == kind else "False"
-    before = next((each for each in live.get("conditions", ()) if each.get("type") == kind), {})
+    conditions: Sequence[Body] = live.get("conditions", ())
+    nothing: Body = {}
+    before = next((each for each in conditions if each.get("type") == kind), nothing)
     changed = now.isoformat(timespec="seconds").replace("+00:00", "Z")
     since = before.get("lastTransitionTime") if before.get("status") == status else changed
     told = kind == "Ready" or status == "True"
