@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def listing(root: Path) -> dict[str, tuple[object, ...]]:
-    """Everything that is to be the same: type, mode, owner, size, time, target, device, attributes."""
+    """Everything that is to be the same, by path."""
     found: dict[str, tuple[object, ...]] = {}
     for path in sorted([root, *root.rglob("*")]):
         info = path.lstat()
@@ -36,7 +36,7 @@ def listing(root: Path) -> dict[str, tuple[object, ...]]:
 
 
 def census(root: Path) -> set[tuple[str, str, int]]:
-    """Names, modes and sizes of all that is below ``root``; records hold times, so not their size."""
+    """Names, modes and sizes of all below ``root`` (records hold times: not their size)."""
     return {
         (
             str(path.relative_to(root)),
