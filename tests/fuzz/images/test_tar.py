@@ -1,4 +1,4 @@
-"""The tar reader: what tarfile writes it reads alike, and garbage is an ImageError, never a hang."""
+"""The tar reader: what tarfile writes it reads alike, garbage is an ImageError, never a hang."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read(data: bytes, blocks: int) -> list[tuple[Entry, bytes]]:
 
 
 NAME = st.text(
-    st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=150
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=150
 ).filter(lambda name: not name.endswith("/"))
 FILES = st.builds(
     File,

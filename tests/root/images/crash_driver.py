@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import cast
 
 EVENTS = {
     "os.mkdir",
@@ -40,12 +41,12 @@ def kill_at(number: int, state: str, victim: int) -> None:
                 return
         elif event not in EVENTS:
             return
-        first = arguments[0] if arguments else ""
-        if event != "socket.sendmsg" and (
-            not isinstance(first, str | bytes | os.PathLike)
-            or not os.fsdecode(first).startswith(state)
-        ):
-            return
+        if event != "socket.sendmsg":
+            if isinstance(arguments[0], int):
+                return
+            path = cast("str | bytes | os.PathLike[str]", arguments[0])
+            if not os.fsdecode(path).startswith(state):
+                return
         count += 1
         if count == number:
             os.kill(victim, signal.SIGKILL)

@@ -73,6 +73,7 @@ async def test_a_pull_killed_at_any_step_leaves_all_or_nothing(
     trees = [listing(layer) for layer in image.layers]
 
     seen: list[str] = []
+    said = ""
     for at in range(1, MOST):
         state = tmp_path / f"state{at}"
         said = run(state, reference, who, at, site)

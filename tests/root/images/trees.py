@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def census(root: Path) -> set[tuple[str, str, int]]:
 
 
 @contextmanager
-def overlay(lowers: Sequence[Path], at: Path) -> Iterator[Path]:
+def overlay(lowers: Sequence[Path], at: Path) -> Generator[Path, None, None]:
     """Mount layers (topmost first) read-only."""
     at.mkdir()
     if len(lowers) == 1:
