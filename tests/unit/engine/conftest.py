@@ -17,6 +17,12 @@ def world(tmp_path: Path) -> World:
     return new_world(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a power loss takes is not looked at in here, and a disk's flush takes milliseconds."""
+    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+
+
 @pytest.fixture
 async def engine(world: World) -> AsyncIterator[Engine]:
     engine = new_engine(world)

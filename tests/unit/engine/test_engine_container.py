@@ -27,13 +27,13 @@ from noderuntime.policy.model import Device, Mount, PodIdentity, Resources
 from tests.fakes.engine import IMAGE_ID, World, container_config, sandbox_config
 
 
-async def created(engine: Engine, **changes: object) -> str:
+async def created(engine: Engine, attempt: int = 0, **changes: object) -> str:
     sandbox_id = await engine.run_sandbox(sandbox_config(), "")
-    return await engine.create_container(sandbox_id, container_config(**changes))
+    return await engine.create_container(sandbox_id, container_config(attempt, **changes))
 
 
-async def running(engine: Engine, **changes: object) -> str:
-    container_id = await created(engine, **changes)
+async def running(engine: Engine, attempt: int = 0, **changes: object) -> str:
+    container_id = await created(engine, attempt, **changes)
     await engine.start_container(container_id)
     return container_id
 

@@ -80,11 +80,17 @@ async def test_the_same_attempt_is_refused_when_its_sandbox_was_stopped(engine: 
     assert await engine.run_sandbox(sandbox_config(), "") != sandbox_id
 
 
-@pytest.mark.parametrize("field", ["name", "namespace", "uid"])
-async def test_a_pod_without_an_identity_is_refused(engine: Engine, field: str) -> None:
-    values = {"name": "web", "namespace": "shop", "uid": "u", field: ""}
+@pytest.mark.parametrize(
+    "pod",
+    [
+        PodIdentity(name="", namespace="shop", uid="u"),
+        PodIdentity(name="web", namespace="", uid="u"),
+        PodIdentity(name="web", namespace="shop", uid=""),
+    ],
+)
+async def test_a_pod_without_an_identity_is_refused(engine: Engine, pod: PodIdentity) -> None:
     with pytest.raises(InvalidArgumentError, match=r"config\.metadata"):
-        await engine.run_sandbox(sandbox_config(pod=PodIdentity(**values)), "")
+        await engine.run_sandbox(sandbox_config(pod=pod), "")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +134,8 @@ async def test_stopping_ends_the_containers_and_releases_the_network_once(
     await engine.stop_sandbox(sandbox_id)
     await engine.remove_sandbox(sandbox_id)
     assert world.calls.count("network.detach") == 1
-    assert engine.containers() == engine.sandboxes() == ()
+    assert not engine.containers()
+    assert not engine.sandboxes()
 
 
 async def test_stopping_or_removing_what_is_unknown_is_success(engine: Engine) -> None:

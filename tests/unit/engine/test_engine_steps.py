@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
 from noderuntime.engine.engine import Engine, steps_of
 from noderuntime.errors import HostError, NodeRuntimeError
-from tests.fakes.engine import World, container_config, new_engine, new_world, sandbox_config
+from tests.fakes.engine import World, container_config, new_engine, sandbox_config
 
 MAKING = ("run_sandbox", "create_container", "start_container")
 
@@ -69,11 +68,6 @@ class Scene:
     async def remove_everything(self) -> None:
         for record in self.engine.sandboxes():
             await self.engine.remove_sandbox(record.id)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return new_world(tmp_path)
 
 
 PLACES = [f"{step}:{when}" for step in steps_of() for when in ("before", "after")]
