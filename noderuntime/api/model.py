@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-GROUP = "noderuntime.io"
-VERSION = "v1alpha1"
-API_VERSION = f"{GROUP}/{VERSION}"
+GROUP: Final = "noderuntime.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = "noderuntime.io/v1alpha1"
 
 
 class ApiModel(BaseModel):

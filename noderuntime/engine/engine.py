@@ -1,40 +1,50 @@
-"""The engine's face: what ``cri`` may call, a method a verb, each in a file of its own beside this one."""
+"""The engine's face: what ``cri`` may call, a method a verb, each in a file of its own."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import asyncio
+from noderuntime.engine import exec as exec_
+from noderuntime.engine import exits, images, recovery, stats
+from noderuntime.engine.container_create import create_container
+from noderuntime.engine.container_remove import remove_container
+from noderuntime.engine.container_start import start_container
+from noderuntime.engine.container_stop import stop_container
+from noderuntime.engine.disk import Disk
+from noderuntime.engine.handlers import HandlerTable
+from noderuntime.engine.jobs import Jobs
+from noderuntime.engine.journal import Journal
+from noderuntime.engine.node import Faults, Node, Parts, Paths
+from noderuntime.engine.sandbox_remove import remove_sandbox
+from noderuntime.engine.sandbox_run import run_sandbox
+from noderuntime.engine.sandbox_stop import stop_sandbox
+from noderuntime.engine.state import ContainerState
+from noderuntime.engine.stats import ContainerStats, SandboxStats
+from noderuntime.engine.store import Store
+from noderuntime.engine.verbs import steps_of
+from noderuntime.errors import FailedPreconditionError
 
+if TYPE_CHECKING:
     from noderuntime.engine.state import ContainerId, ContainerRecord, SandboxId, SandboxRecord
-    from noderuntime.host.ports import (
-        AttachStream,
-        CgroupStats,
-        ExecResult,
-        ExecStream,
-        NetworkUsage,
-    )
+    from noderuntime.host.ports import AttachStream, ExecResult, ExecStream
     from noderuntime.images.ports import Credentials, FsUsage, Image
     from noderuntime.policy.model import ContainerConfig, Resources, SandboxConfig
 
+__all__ = [
+    "ContainerStats",
+    "Engine",
+    "Faults",
+    "HandlerInfo",
+    "NodeStatus",
+    "Parts",
+    "SandboxStats",
+    "steps_of",
+]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerStats:
-    """One reading of a container."""
-
-    cgroup: CgroupStats
-    writable_layer: FsUsage
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxStats:
-    """One reading of a Pod; ``network`` is empty with the host's network."""
-
-    cgroup: CgroupStats
-    network: tuple[NetworkUsage, ...]
+SHUTDOWN_GRACE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,122 +70,176 @@ class NodeStatus:
 class Engine:
     """One node. All state goes through here; nothing else writes to ``state_dir``."""
 
+    def __init__(
+        self, parts: Parts, *, faults: Faults | None = None, boot_id: str | None = None
+    ) -> None:
+        """Put the node together; nothing is read before ``recover``. ``boot_id`` is for tests."""
+        config, disk = parts.config, Disk()
+        self._boot_id = boot_id
+        self._node = Node(
+            parts=parts,
+            paths=Paths(config.run_dir),
+            disk=disk,
+            store=Store(config.state_dir, disk),
+            journal=Journal(config.state_dir / "intents", disk),
+            jobs=Jobs(),
+            handlers=HandlerTable(config),
+            faults=faults,
+        )
+
     async def recover(self) -> None:
         """Finish or undo what was cut off, find what ended meanwhile; before the socket answers."""
-        raise NotImplementedError
+        boot_id = self._boot_id or recovery.BOOT_ID.read_text().strip()
+        await recovery.recover(self._node, boot_id)
 
     async def run(self) -> None:
         """Watch for exits and for a new revision, until cancelled."""
-        raise NotImplementedError
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(exits.watch_exits(self._node))
+                group.create_task(exits.watch_running(self._node))
+                group.create_task(self._node.handlers.watch())
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Let the jobs under way end, for a while; then cancel them, which undoes them."""
+        await self._node.jobs.close(SHUTDOWN_GRACE_S)
+        self._node.disk.close()
 
     async def run_sandbox(self, config: SandboxConfig, handler: str) -> SandboxId:
         """RunPodSandbox. The same Pod and attempt again returns (or joins) the one there is."""
-        raise NotImplementedError
+        return await run_sandbox(self._node, config, handler)
 
     async def stop_sandbox(self, sandbox_id: str) -> None:
         """StopPodSandbox: its containers end, its network goes. Idempotent."""
-        raise NotImplementedError
+        await stop_sandbox(self._node, sandbox_id)
 
     async def remove_sandbox(self, sandbox_id: str) -> None:
         """RemovePodSandbox: it and its containers are gone. Idempotent, unknown is success."""
-        raise NotImplementedError
+        await remove_sandbox(self._node, sandbox_id)
 
     def sandbox(self, sandbox_id: str) -> SandboxRecord:
         """Find by ID or unique prefix; raises NotFoundError."""
-        raise NotImplementedError
+        return self._node.store.sandboxes.require(sandbox_id)
 
     def sandboxes(self) -> tuple[SandboxRecord, ...]:
         """Return all."""
-        raise NotImplementedError
+        return self._node.store.sandboxes.all()
 
     async def create_container(self, sandbox_id: str, config: ContainerConfig) -> ContainerId:
         """CreateContainer."""
-        raise NotImplementedError
+        return await create_container(self._node, sandbox_id, config)
 
     async def start_container(self, container_id: str) -> None:
         """StartContainer."""
-        raise NotImplementedError
+        await start_container(self._node, container_id)
 
     async def stop_container(self, container_id: str, timeout_s: float) -> None:
         """StopContainer: the stop signal, then SIGKILL after ``timeout_s``. Idempotent."""
-        raise NotImplementedError
+        await stop_container(self._node, container_id, timeout_s)
 
     async def remove_container(self, container_id: str) -> None:
         """RemoveContainer, also a running one. Idempotent, unknown is success."""
-        raise NotImplementedError
+        await remove_container(self._node, container_id)
 
     def container(self, container_id: str) -> ContainerRecord:
         """Find by ID or unique prefix; raises NotFoundError."""
-        raise NotImplementedError
+        return self._node.store.containers.require(container_id)
 
     def containers(self) -> tuple[ContainerRecord, ...]:
         """Return all."""
-        raise NotImplementedError
+        return self._node.store.containers.all()
 
     async def update_resources(self, container_id: str, resources: Resources) -> None:
         """UpdateContainerResources, through the policy's gate."""
-        raise NotImplementedError
+        await exec_.update_resources(self._node, container_id, resources)
 
     async def reopen_log(self, container_id: str) -> None:
         """ReopenContainerLog."""
-        raise NotImplementedError
+        await exec_.reopen_log(self._node, container_id)
 
     async def exec_sync(
         self, container_id: str, argv: tuple[str, ...], timeout_s: float
     ) -> ExecResult:
         """ExecSync."""
-        raise NotImplementedError
+        return await exec_.exec_sync(self._node, container_id, argv, timeout_s)
 
     async def exec(
         self, container_id: str, argv: tuple[str, ...], *, tty: bool, stdin: bool
     ) -> ExecStream:
         """Start a process beside the container's own, under the same profile."""
-        raise NotImplementedError
+        return await exec_.open_exec(self._node, container_id, argv, tty=tty, stdin=stdin)
 
     async def attach(self, container_id: str) -> AttachStream:
         """Connect to the container's own process."""
-        raise NotImplementedError
+        return await exec_.attach(self._node, container_id)
 
     async def port_forward(
         self, sandbox_id: str, port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to a port on localhost inside the sandbox."""
-        raise NotImplementedError
+        return await exec_.port_forward(self._node, sandbox_id, port)
 
     async def container_stats(self, container_id: str) -> ContainerStats:
         """Read one container."""
-        raise NotImplementedError
+        return await stats.container_stats(self._node, container_id)
 
     async def sandbox_stats(self, sandbox_id: str) -> SandboxStats:
         """Read one Pod."""
-        raise NotImplementedError
+        return await stats.sandbox_stats(self._node, sandbox_id)
 
     async def pull_image(
         self, reference: str, credentials: Credentials | None, *, handler: str
     ) -> Image:
         """PullImage; ``handler``'s allowed registries apply ("" is the node's own default)."""
-        raise NotImplementedError
+        return await images.pull_image(self._node, reference, credentials, handler)
 
     def find_image(self, reference: str) -> Image | None:
         """ImageStatus."""
-        raise NotImplementedError
+        return self._node.parts.images.find(reference)
 
     def list_images(self) -> tuple[Image, ...]:
         """ListImages."""
-        raise NotImplementedError
+        return self._node.parts.images.list()
 
     async def remove_image(self, reference: str) -> None:
         """RemoveImage; idempotent."""
-        raise NotImplementedError
+        await images.remove_image(self._node, reference)
 
     async def image_fs(self) -> FsUsage:
         """ImageFsInfo."""
-        raise NotImplementedError
+        return await self._node.parts.images.fs_usage()
 
     def status(self) -> NodeStatus:
         """Status."""
-        raise NotImplementedError
+        handlers = self._node.handlers
+        handlers.refresh()
+        return NodeStatus(
+            handlers=tuple(
+                HandlerInfo(name=name, recursive_readonly=False, user_namespaces=False)
+                for name in handlers.names()
+            ),
+            network_not_ready=self._node.parts.network.not_ready_because(),
+            revision=handlers.revision,
+            revision_error=handlers.error,
+            stale_containers=self._stale(),
+        )
+
+    def _stale(self) -> tuple[str, ...]:
+        """Return the running containers whose profile is not of the served revision."""
+        store, revision = self._node.store, self._node.handlers.revision
+        stale: list[str] = []
+        for record in store.containers.all():
+            sandbox = store.sandboxes.get(record.sandbox_id)
+            running = record.state is ContainerState.RUNNING
+            if sandbox is not None and running and record.revision not in ("", revision):
+                pod = sandbox.config.pod
+                stale.append(f"{pod.namespace}/{pod.name}/{record.config.name}")
+        return tuple(sorted(stale))
 
     def log_file(self, record: ContainerRecord) -> Path:
         """Return the container's log."""
-        raise NotImplementedError
+        if not record.log_path:
+            raise FailedPreconditionError(f"container {record.id} was made without a log path")
+        return Path(record.log_path)

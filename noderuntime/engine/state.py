@@ -43,6 +43,7 @@ class SandboxRecord:
     state: SandboxState
     created_at_ns: int
     addresses: tuple[str, ...] = ()
+    released: bool = False  # network detached and namespaces gone: a stop has nothing left to do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +69,5 @@ class ContainerRecord:
     uid: int = 0
     gid: int = 0
     additional_gids: tuple[int, ...] = ()
+    oci_runtime: str = ""  # of its sandbox, so that a cleanup does not need the sandbox's record
+    stop_signal: str = ""  # container's, else image's, as named there; kept as the image may go

@@ -1,7 +1,7 @@
 """What the engine and the policy know of a Pod: CRI's words as frozen dataclasses, no protobuf.
 
-``cri/convert.py`` makes them once at the edge; everything below reads only these. They are stored as
-JSON, so fields are plain values, tuples and mappings. Units are in the names.
+``cri/convert.py`` makes them once at the edge; everything below reads only these. They are stored
+as JSON, so fields are plain values, tuples and mappings. Units are in the names.
 Source: ``runtime.v1`` of k8s.io/cri-api v0.37.2, the messages named in each docstring.
 """
 
@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from noderuntime.policy.denial import Denial
+from noderuntime.policy.rules import SeccompRules
 
 
 class NamespaceMode(StrEnum):
@@ -211,3 +214,60 @@ class ResolvedUser:
     uid: int
     gid: int
     additional_gids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFacts:
+    """What the image contributes: its config, and the user as its passwd resolves it."""
+
+    config: ImageConfig
+    user: ResolvedUser
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """What only the node knows; the engine reads it, the policy judges it.
+
+    ``mountinfo`` is the text of /proc/self/mountinfo: the kubelet binds a subPath to a folder of
+    its own, and only there is written what lies behind. ``real_paths`` maps a mount's
+    ``host_path`` to the path that is left when every symlink is followed. ``capabilities`` is what
+    the node can give at all (``capabilities.of_status`` of /proc/self/status), without CAP_: a
+    privileged container gets these, and to ask for one more would fail. None is all of Linux's.
+    """
+
+    mountinfo: str = ""
+    real_paths: Mapping[str, str] = field(default_factory=dict[str, str])
+    capabilities: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxGrant:
+    """A sandbox may run. ``sysctls`` have dots between their parts and are the namespaces' own."""
+
+    sysctls: Mapping[str, str] = field(default_factory=dict[str, str])
+    findings: tuple[Denial, ...] = ()  # mode Audit: what Enforce would have refused
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerGrant:
+    """A container may run, and this is how: everything that ``spec.build`` writes down."""
+
+    args: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str
+    user: ResolvedUser
+    capabilities: tuple[str, ...]  # with CAP_, sorted
+    privileged: bool
+    no_new_privileges: bool
+    readonly_rootfs: bool
+    masked_paths: tuple[str, ...]
+    readonly_paths: tuple[str, ...]
+    resources: Resources
+    pids_limit: int | None = None
+    seccomp: SeccompRules | None = None  # None is unconfined
+    recursive_readonly: frozenset[str] = (
+        frozenset()
+    )  # container paths whose submounts too are read-only
+    findings: tuple[Denial, ...] = ()  # mode Audit: what Enforce would have refused
+    changes: tuple[str, ...] = ()  # what the profile set, a sentence each

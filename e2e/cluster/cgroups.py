@@ -1,0 +1,95 @@
+"""The Pods' cgroups, on cgroup v1, v2 and the hybrid of both, and crun's need on a hybrid."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from e2e.cluster import processes
+from e2e.cluster.layout import Layout
+from e2e.cluster.state import ClusterError, State
+
+ROOT: Final = Path("/sys/fs/cgroup")
+HUGETLB: Final = ROOT / "hugetlb"
+POD_GROUPS: Final = ("kubepods", "kubepods.slice")
+
+
+def hierarchies() -> list[Path]:
+    """The root of each mounted cgroup hierarchy."""
+    found: list[Path] = []
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        fields = line.split()
+        if fields[2] in {"cgroup", "cgroup2"}:
+            found.append(Path(fields[1]))
+    return found
+
+
+def set_up(layout: Layout, state: State) -> bool:
+    """Write down that Pods' cgroups will be made; give crun 1.8 its hugetlb hierarchy."""
+    state.record("cgroups")
+    if not _needs_hugetlb(layout):
+        return False
+    state.record("mount", target=str(HUGETLB), folder=True)
+    HUGETLB.mkdir(exist_ok=True)
+    processes.run(["mount", "-t", "cgroup", "-o", "hugetlb", "cgroup", str(HUGETLB)], layout)
+    return True
+
+
+def _needs_hugetlb(layout: Layout) -> bool:
+    # crun < 1.9 refuses a hybrid ("hybrid mode not supported") while a controller is left in v2.
+    unified = ROOT / "unified" / "cgroup.controllers"
+    if HUGETLB in hierarchies() or not unified.exists():
+        return False
+    if "hugetlb" not in unified.read_text().split():
+        return False
+    words = processes.run(["crun", "--version"], layout).split()
+    version = tuple(int(part) for part in words[2].split(".")[:2])
+    return version < (1, 9)
+
+
+def pod_groups() -> list[Path]:
+    """The topmost cgroups of Pods, in every hierarchy."""
+    return [root / name for root in hierarchies() for name in POD_GROUPS if (root / name).is_dir()]
+
+
+def members(group: Path) -> set[int]:
+    """Every process in a cgroup and below."""
+    pids: set[int] = set()
+    for file in group.rglob("cgroup.procs"):
+        try:
+            pids.update(int(line) for line in file.read_text().split())
+        except OSError:
+            continue
+    return pids
+
+
+def remove_pods() -> None:
+    """End what runs in the Pods' cgroups and remove these, children first."""
+    if shutil.which("systemctl") and Path("/run/systemd/system").is_dir():
+        subprocess.run(
+            ["systemctl", "stop", "kubepods.slice"], check=False, capture_output=True, timeout=30
+        )
+    deadline = time.monotonic() + 15
+    while True:
+        processes.end({pid for group in pod_groups() for pid in members(group)}, term_s=0)
+        left = [group for group in pod_groups() if not _remove(group)]
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            raise ClusterError(f"cannot remove the cgroups {', '.join(map(str, left))}")
+        time.sleep(0.05)
+
+
+def _remove(group: Path) -> bool:
+    folders = [group, *(path for path in group.rglob("*") if path.is_dir())]
+    for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+    return True

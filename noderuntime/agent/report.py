@@ -1,0 +1,87 @@
+"""What the node's status says, from what was seen. Pure: no clock, no API server.
+
+A time in the status is when something last changed, so it is kept while nothing does: the same
+observation gives the same status, and then nothing is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from noderuntime.api.state import NodeRuntimeStateStatus, ServedRevision
+from noderuntime.api.status import Condition
+
+if TYPE_CHECKING:
+    from noderuntime.agent.cluster import NodeState
+    from noderuntime.cri.client import RuntimeStatus
+    from noderuntime.errors import NodeRuntimeError
+
+MAX_STALE: Final = 100
+MAX_MESSAGE_CHARS: Final = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One look at the node. ``runtime`` is None when it did not answer, and then ``error`` says why."""
+
+    runtime: RuntimeStatus | None
+    revision_error: NodeRuntimeError | None = None  # the declared revision cannot be written
+    runtime_error: NodeRuntimeError | None = None
+
+
+def status_of(state: NodeState, seen: Observation, now: str) -> NodeRuntimeStateStatus:
+    """Return the status to write; ``now`` is RFC 3339 in UTC."""
+    before = state.status
+    ready = _ready(state, seen)
+    kept = next((c for c in before.conditions if c.type == ready.type), None)
+    if kept is not None and kept.status == ready.status:
+        ready = ready.model_copy(update={"last_transition_time": kept.last_transition_time})
+    else:
+        ready = ready.model_copy(update={"last_transition_time": now})
+    if seen.runtime is None:  # what was known stays; Ready says that it is old
+        return before.model_copy(
+            update={"observed_generation": state.generation, "conditions": (ready,)}
+        )
+    served = seen.runtime.served
+    return NodeRuntimeStateStatus(
+        observed_generation=state.generation,
+        revision=_served(before, served.revision, now),
+        handlers=tuple(sorted(set(served.handlers))),
+        stale_containers=tuple(sorted(set(served.stale_containers)))[:MAX_STALE],
+        conditions=(ready,),
+    )
+
+
+def _served(before: NodeRuntimeStateStatus, digest: str, now: str) -> ServedRevision:
+    if before.revision is not None and before.revision.digest == digest:
+        return before.revision
+    return ServedRevision(digest=digest, served_at=now)
+
+
+def _ready(state: NodeState, seen: Observation) -> Condition:
+    declared = state.spec.revision.digest
+    if seen.revision_error is not None:
+        return _condition(state, seen.revision_error.reason, str(seen.revision_error))
+    if seen.runtime is None:
+        return _condition(state, "RuntimeUnavailable", str(seen.runtime_error))
+    served = seen.runtime.served
+    if served.revision_error:
+        return _condition(state, "RevisionRefused", served.revision_error)
+    if served.revision != declared:
+        now_serves = served.revision or "none"
+        return _condition(
+            state, "RevisionNotServed", f"declared is {declared}, the runtime serves {now_serves}"
+        )
+    return _condition(state, "Served", f"the runtime serves {declared}", status=True)
+
+
+def _condition(state: NodeState, reason: str, message: str, *, status: bool = False) -> Condition:
+    return Condition(
+        type="Ready",
+        status="True" if status else "False",
+        observed_generation=max(state.generation, 0),
+        last_transition_time="",
+        reason=reason,
+        message=" ".join(message.split())[:MAX_MESSAGE_CHARS],
+    )

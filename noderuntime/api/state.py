@@ -1,0 +1,80 @@
+"""NodeRuntimeState: what one node is to serve, and what it serves. Named as the node.
+
+The operator writes ``spec``, the node's agent writes ``status``; nobody else writes either. Its size is bounded.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from noderuntime.api.kubernetes import a_set, keyed, rules
+from noderuntime.api.model import ApiModel
+from noderuntime.api.status import Condition
+
+
+class RevisionRef(ApiModel):
+    """A revision by the ControllerRevision that holds it and by the digest of its content."""
+
+    name: str = Field(
+        min_length=1, max_length=253, description="Name of the ControllerRevision that holds it."
+    )
+    digest: str = Field(
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        max_length=71,
+        description="Digest over its handlers; the node checks it before it serves them.",
+    )
+
+
+class ServedRevision(ApiModel):
+    """The revision that the node's runtime serves."""
+
+    digest: str = Field(
+        max_length=71, description="Digest as the runtime reports it; empty when it serves none."
+    )
+    served_at: str | None = Field(
+        default=None,
+        description="When the agent first saw it served.",
+        json_schema_extra={"format": "date-time"},
+    )
+
+
+class NodeRuntimeStateSpec(ApiModel):
+    """What the operator wants of the node."""
+
+    node_name: str = Field(
+        min_length=1,
+        max_length=253,
+        description="The node; the same as the name of the object.",
+        json_schema_extra=rules(("self == oldSelf", "nodeName is immutable")),
+    )
+    revision: RevisionRef = Field(description="The revision that the node is to serve, whole.")
+
+
+class NodeRuntimeStateStatus(ApiModel):
+    """What the agent saw on the node."""
+
+    observed_generation: int = Field(
+        default=-1, description="The `.metadata.generation` that the agent acted on."
+    )
+    revision: ServedRevision | None = Field(
+        default=None, description="The revision that the runtime serves."
+    )
+    handlers: tuple[str, ...] = Field(
+        default=(),
+        max_length=256,
+        description="Handlers of the revision that the runtime serves.",
+        json_schema_extra=a_set(),
+    )
+    stale_containers: tuple[str, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Running containers that were started under another revision, as "
+        "`namespace/pod/container`; the first hundred.",
+        json_schema_extra=a_set(),
+    )
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Ready: the node serves the revision of the spec.",
+        json_schema_extra=keyed("type"),
+    )

@@ -1,0 +1,129 @@
+"""The command ``noderuntime``. Each subcommand is a file; it is imported when it is the one that runs.
+
+Exit codes: 0, 1 for an error of ours (told in one sentence on stderr), 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import noderuntime
+from noderuntime.errors import NodeRuntimeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    # argparse has no public name for it.
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+
+CONFIG: Final = Path("/etc/noderuntime/config.toml")
+SOCKET: Final = Path("/run/noderuntime/noderuntime.sock")
+REVISION: Final = Path("/etc/noderuntime/current")
+NAMESPACE: Final = "noderuntime-system"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="noderuntime",
+        description="A Kubernetes node runtime, declared in Git and enforced on every node.",
+    )
+    top.add_argument(
+        "--version", action="version", version=f"noderuntime {noderuntime.__version__}"
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_agent(commands)
+    _add_status(commands)
+    return top
+
+
+def _add_serve(commands: Commands) -> None:
+    serve = commands.add_parser("serve", help="run the node's runtime; the kubelet talks to it")
+    serve.add_argument(
+        "--config", type=Path, default=CONFIG, metavar="FILE", help=f"settings (default {CONFIG})"
+    )
+    _add_log_level(serve)
+
+
+def _add_agent(commands: Commands) -> None:
+    agent = commands.add_parser("agent", help="bring the cluster's revision to this node's runtime")
+    agent.add_argument(
+        "--node-name",
+        default=os.environ.get("NODE_NAME", ""),
+        help="name of the Node (default: the variable NODE_NAME)",
+    )
+    agent.add_argument(
+        "--namespace",
+        default=os.environ.get("POD_NAMESPACE", NAMESPACE),
+        help=f"where revisions are (default: the variable POD_NAMESPACE, or {NAMESPACE})",
+    )
+    _add_socket(agent)
+    agent.add_argument(
+        "--revision-file",
+        type=Path,
+        default=REVISION,
+        metavar="FILE",
+        help=f"file that the runtime serves (default {REVISION})",
+    )
+    _add_log_level(agent)
+
+
+def _add_status(commands: Commands) -> None:
+    status = commands.add_parser("status", help="what this node serves now")
+    _add_socket(status)
+    status.add_argument(
+        "-o", "--output", choices=("text", "json"), default="text", help="default: text"
+    )
+    status.add_argument(
+        "--timeout", type=float, default=5.0, metavar="SECONDS", help="wait for an answer so long"
+    )
+
+
+def _add_socket(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--socket",
+        type=Path,
+        default=SOCKET,
+        metavar="FILE",
+        help=f"the runtime's CRI socket (default {SOCKET})",
+    )
+
+
+def _add_log_level(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="default: info",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parser().parse_args(argv)
+    # gRPC's own lines are not JSON, and tell of every client that goes away.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        match options.command:
+            case "serve":
+                from noderuntime.cli import serve
+
+                return serve.main(options)
+            case "agent":
+                from noderuntime.cli import agent
+
+                return agent.main(options)
+            case _:
+                from noderuntime.cli import status
+
+                return status.main(options)
+    except NodeRuntimeError as error:
+        sys.stderr.write(f"noderuntime: {error}\n")
+        for note in getattr(error, "__notes__", ()):
+            sys.stderr.write(f"  {note}\n")
+        return 1

@@ -1,0 +1,136 @@
+"""The engine's questions to the policy: a denial becomes an error, findings become log lines."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from noderuntime.errors import DeniedError, InvalidArgumentError
+from noderuntime.policy import decide
+from noderuntime.policy.denial import Denial
+from noderuntime.policy.model import HostFacts, NamespaceMode
+from noderuntime.telemetry.trace import span
+
+if TYPE_CHECKING:
+    from noderuntime.engine.handlers import Handler
+    from noderuntime.images.ports import Image
+    from noderuntime.policy.model import (
+        ContainerConfig,
+        ContainerGrant,
+        ImageFacts,
+        Namespaces,
+        Resources,
+        SandboxConfig,
+        SandboxGrant,
+    )
+
+_log = logging.getLogger(__name__)
+
+
+def admit_sandbox(handler: Handler, config: SandboxConfig) -> SandboxGrant:
+    """Return what the sandbox gets. Raises DeniedError, InvalidArgumentError."""
+    require_namespaces(config.namespaces)
+    with span("policy.admit", handler=handler.name):
+        answer = decide.admit_sandbox(handler.rules, config)
+    if isinstance(answer, Denial):
+        raise DeniedError(answer.sentence())
+    _report(handler, answer.findings, answer.changes)
+    return answer
+
+
+def admit_image(handler: Handler, reference: str) -> None:
+    """Raise DeniedError where the handler's registries do not allow the reference."""
+    with span("policy.admit", handler=handler.name):
+        denial = decide.admit_image(handler.rules, reference)
+    if denial is not None:
+        raise DeniedError(denial.sentence())
+
+
+def admit_image_of(handler: Handler, config: ContainerConfig, image: Image) -> str:
+    """Return the reference that the container runs under. Raises DeniedError.
+
+    An image may have been pulled for another handler, so it is asked again here: for the Pod's own
+    words where the kubelet sent them, else for the image's names, of which one must pass.
+    """
+    if config.image_reference:
+        admit_image(handler, config.image_reference)
+        return config.image_reference
+    names = (*image.repo_tags, *image.repo_digests) or (config.image,)
+    denials = [decide.admit_image(handler.rules, name) for name in names]
+    for name, denial in zip(names, denials, strict=True):
+        if denial is None:
+            return name
+    raise DeniedError(next(denial.sentence() for denial in denials if denial is not None))
+
+
+def admit_container(
+    handler: Handler,
+    sandbox: SandboxConfig,
+    container: ContainerConfig,
+    image: ImageFacts,
+    host: HostFacts,
+) -> ContainerGrant:
+    """Return how the container runs. Raises DeniedError, InvalidArgumentError."""
+    with span("policy.admit", handler=handler.name):
+        answer = decide.admit_container(handler.rules, sandbox, container, image, host)
+    if isinstance(answer, Denial):
+        raise DeniedError(answer.sentence())
+    _report(handler, answer.findings, answer.changes)
+    return answer
+
+
+def admit_resources(handler: Handler, resources: Resources) -> Resources:
+    """Return the limits that an update may set. Raises DeniedError."""
+    with span("policy.admit", handler=handler.name):
+        answer = decide.admit_resources(handler.rules, resources)
+    if isinstance(answer, Denial):
+        raise DeniedError(answer.sentence())
+    return answer
+
+
+def host_facts(container: ContainerConfig) -> HostFacts:
+    """Read what only the node knows of the container's mounts. Blocking.
+
+    Raises InvalidArgumentError for a missing source, with the mount's name: the kubelet makes
+    folders of hostPath volumes itself, and an OCI runtime would say only that some bind failed.
+    """
+    real: dict[str, str] = {}
+    for mount in container.mounts:
+        if not mount.host_path:
+            raise InvalidArgumentError(
+                f"container {container.name}: mount at {mount.container_path} has no host path; "
+                "image volumes and CDI mounts are not served"
+            )
+        try:
+            real[mount.host_path] = os.fspath(Path(mount.host_path).resolve(strict=True))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"container {container.name}: mount at {mount.container_path}: host path "
+                f"{mount.host_path} cannot be used: {error}"
+            ) from error
+    return HostFacts(mountinfo=Path("/proc/self/mountinfo").read_text(), real_paths=real)
+
+
+def require_namespaces(namespaces: Namespaces) -> None:
+    """Refuse the namespace modes that are not served yet, by the field's name."""
+    field = "linux.security_context.namespace_options"
+    if namespaces.pid in (NamespaceMode.POD, NamespaceMode.TARGET):
+        raise InvalidArgumentError(
+            f"{field}.pid: {namespaces.pid} is not served yet; use CONTAINER "
+            "(shareProcessNamespace: false) or NODE"
+        )
+    for name, mode in (("network", namespaces.network), ("ipc", namespaces.ipc)):
+        if mode not in (NamespaceMode.POD, NamespaceMode.NODE):
+            raise InvalidArgumentError(f"{field}.{name}: {mode} is not served; use POD or NODE")
+
+
+def _report(handler: Handler, findings: tuple[Denial, ...], changes: tuple[str, ...]) -> None:
+    for finding in findings:
+        _log.warning(
+            "the profile would refuse this",
+            extra={"handler": handler.name, "finding": finding.sentence()},
+        )
+    if changes:
+        _log.info("the profile set defaults", extra={"changes": "; ".join(changes)})

@@ -1,0 +1,79 @@
+"""The engine's way to the disk: blocking calls in a bounded pool, never torn by a cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from noderuntime.engine.jobs import to_the_end
+from noderuntime.errors import HostError, StateError
+from noderuntime.host import durable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+THREADS = 4
+
+
+class Disk:
+    """Runs file operations in threads and waits for their end, also when it is cancelled."""
+
+    def __init__(self) -> None:
+        """Start no thread yet."""
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="engine-disk")
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a blocking function in the pool."""
+
+        async def work() -> T:
+            call = partial(function, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+        return await to_the_end(work())
+
+    async def write(self, path: Path, data: bytes) -> None:
+        """Replace the file atomically and durably, readable by its owner only."""
+        await self.run(durable.write, path, data)
+
+    async def remove(self, path: Path) -> None:
+        """Remove the file durably; none is success."""
+        await self.run(durable.remove, path)
+
+    async def forget(self, path: Path) -> None:
+        """Remove a file that does no harm when a power loss brings it back."""
+        await self.run(path.unlink, missing_ok=True)
+
+    async def read(self, path: Path) -> bytes:
+        """Read a file of ours. Raises StateError, HostError."""
+        data = await self.run(durable.read, path)
+        if data is None:
+            raise StateError(f"{path} is not there")
+        return data
+
+    async def remove_tree(self, path: Path) -> None:
+        """Remove a folder with all in it; none is success. Nothing may be mounted below it."""
+        await self.run(_remove_tree, path)
+
+    async def set_aside(self, path: Path) -> None:
+        """Rename a file that cannot be read to ``NAME.corrupt``."""
+        await self.run(path.rename, path.with_name(path.name + ".corrupt"))
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=True)
+
+
+def _remove_tree(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise HostError(
+            f"cannot remove {path}: {error.strerror}", errno=error.errno or 0
+        ) from error

@@ -1,0 +1,145 @@
+"""Ends of containers: from the monitor's word, or from looking, to the record.
+
+A monitor reports once. So that no end is lost (a report before we listened, a monitor that was
+killed), every running container is also looked at every few seconds, and by who waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from noderuntime.engine.container_start import release_process
+from noderuntime.engine.jobs import describe
+from noderuntime.engine.node import Node
+from noderuntime.engine.state import ContainerRecord, ContainerState
+from noderuntime.engine.work import ContainerWork
+from noderuntime.errors import NodeRuntimeError
+from noderuntime.host.ports import Exit
+
+_log = logging.getLogger(__name__)
+
+UNKNOWN_CODE = 255
+UNKNOWN = "Unknown"
+LOOK_EVERY_S = 5.0
+FIRST_POLL_S = 0.01
+LONGEST_POLL_S = 1.0
+RELEASE_S = 30.0
+
+
+async def watch_exits(node: Node) -> None:
+    """Record every end that a monitor reports, until cancelled."""
+    async for container_id in node.parts.monitor.exits():
+        node.jobs.start(("exit", container_id), partial(look, node, container_id))
+
+
+async def watch_running(node: Node) -> None:
+    """Look at every running container now and every few seconds, until cancelled."""
+    while True:
+        for record in node.store.containers.all():
+            if record.state is ContainerState.RUNNING:
+                node.jobs.start(("exit", record.id), partial(look, node, record.id))
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def look(node: Node, container_id: str) -> None:
+    """Record the container's end, if it has ended."""
+    async with node.locks.of(container_id):
+        record = node.store.containers.get(container_id)
+        if record is None or record.state is not ContainerState.RUNNING:
+            return
+        ended = await end_of(node, record)
+        if ended is None:
+            return
+        await node.store.containers.put(ended)
+        _log.info(
+            "a container ended",
+            extra={
+                "container_id": record.id,
+                "exit_code": ended.exit_code,
+                "reason": ended.reason,
+            },
+        )
+        await _release(node, ended)
+    node.endings.wake(container_id)
+
+
+async def wait_ended(node: Node, container_id: str, deadline: Callable[[], float]) -> bool:
+    """Wait for the end of the container; False when ``deadline()`` (loop time) has passed.
+
+    Asked again each time, as a second StopContainer with a shorter grace moves it nearer.
+    """
+    loop = asyncio.get_running_loop()
+    poll_s = FIRST_POLL_S
+    while True:
+        record = node.store.containers.get(container_id)
+        if record is None or record.state is not ContainerState.RUNNING:
+            return True
+        left = deadline() - loop.time()
+        if left <= 0:
+            return False
+        await node.endings.wait(container_id, min(left, poll_s))
+        poll_s = min(poll_s * 2, LONGEST_POLL_S)
+        await look(node, container_id)
+
+
+async def end_of(node: Node, record: ContainerRecord) -> ContainerRecord | None:
+    """Return the record as it is when the container has ended, None while it runs.
+
+    Without the monitor's word a container is over only when neither its monitor nor its process is
+    there: one whose monitor was killed runs on, without a log.
+    """
+    monitor = node.parts.monitor
+    exit_ = await monitor.exit_of(record.id)
+    if exit_ is None:
+        if await monitor.is_alive(record.id):
+            return None
+        exit_ = await monitor.exit_of(record.id)  # written just before the monitor ended
+    if exit_ is not None:
+        return exited(record, exit_)
+    if await node.runtime(record.oci_runtime).state(record.id) == "running":
+        return None
+    return vanished(node, record, "neither the container's monitor nor its process is there")
+
+
+def exited(record: ContainerRecord, exit_: Exit) -> ContainerRecord:
+    """Return the record of a container that ended as its monitor says."""
+    reason = "Completed" if exit_.code == 0 else "Error"
+    if exit_.oom_killed:
+        reason = "OOMKilled"
+    return replace(
+        record,
+        state=ContainerState.EXITED,
+        exit_code=exit_.code,
+        reason=reason,
+        finished_at_ns=exit_.finished_at_ns,
+        pid=0,
+    )
+
+
+def vanished(node: Node, record: ContainerRecord, message: str) -> ContainerRecord:
+    """Return the record of a container of whose end nobody knows."""
+    return replace(
+        record,
+        state=ContainerState.EXITED,
+        exit_code=UNKNOWN_CODE,
+        reason=UNKNOWN,
+        message=message,
+        finished_at_ns=node.now_ns(),
+        pid=0,
+    )
+
+
+async def _release(node: Node, record: ContainerRecord) -> None:
+    """Free the OCI runtime's state and the cgroup; removing the container does it again."""
+    try:
+        async with asyncio.timeout(RELEASE_S):
+            await release_process(ContainerWork(node=node, record=record))
+    except (NodeRuntimeError, TimeoutError) as error:
+        _log.warning(
+            "an ended container could not be released",
+            extra={"container_id": record.id, "error": describe(error)},
+        )

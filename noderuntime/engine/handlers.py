@@ -1,0 +1,189 @@
+"""The handlers that this node serves now: its own from config.toml, and those of the revision.
+
+What always holds: the revision is served whole or not at all. A file that cannot be read, parsed,
+verified or compiled serves none of its handlers, and ``error`` says why; so a Pod that names one of
+them is refused rather than run without its profile. Rules are compiled once a revision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inotify_simple import INotify, flags
+
+from noderuntime.api.revision import Revision, RevisionHandler, digest_of
+from noderuntime.errors import ConfigError, FailedPreconditionError, NodeRuntimeError
+from noderuntime.host import durable
+from noderuntime.policy.load import rules_of
+
+if TYPE_CHECKING:
+    from noderuntime.api.config import Config
+    from noderuntime.policy.rules import HandlerRules
+
+_log = logging.getLogger(__name__)
+
+LIMIT_BYTES = 8 * 1024 * 1024
+LOOK_AGAIN_S = 5.0  # where the revision's folder is not there (yet), or inotify lost events
+_CHANGES = (
+    flags.CREATE
+    | flags.MOVED_TO
+    | flags.MOVED_FROM
+    | flags.DELETE
+    | flags.CLOSE_WRITE
+    | flags.DELETE_SELF
+    | flags.MOVE_SELF
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handler:
+    """A handler that is served. For the node's own, ``rules`` is None and ``revision`` is ""."""
+
+    name: str
+    oci_runtime: Path
+    rules: HandlerRules | None = None
+    revision: str = ""
+
+
+class HandlerTable:
+    """Reads the revision file when it changed; ``refresh`` costs one stat(2) when it did not."""
+
+    def __init__(self, config: Config) -> None:
+        """Serve the node's own handlers; the revision is read by the first ``refresh``."""
+        self._path = config.revision
+        self._own: Mapping[str, Handler] = {
+            name: Handler(name=name, oci_runtime=own.oci_runtime)
+            for name, own in config.handlers.items()
+        }
+        if config.default_handler not in self._own:
+            raise ConfigError(
+                f"default_handler: {config.default_handler} is not one of [handlers.NAME]"
+            )
+        self._default = self._own[config.default_handler]
+        self._declared: Mapping[str, Handler] = {}
+        self._seen: tuple[int, ...] | None = ()  # never equal to a stat: the first look reads
+        self.revision = ""
+        self.error = ""
+
+    def refresh(self) -> None:
+        """Look at the file, and serve what it holds if it is another one than before."""
+        seen = _identity(self._path)
+        if seen == self._seen:
+            return
+        # Nothing of the former revision is served while the new one is looked at: fails closed.
+        self._declared, self.revision, self.error = {}, "", "the revision could not be loaded"
+        self._seen = seen
+        try:
+            revision = self._read()
+            handlers = {} if revision is None else self._compile(revision)
+        except (NodeRuntimeError, ValueError) as error:
+            self.error = f"{self._path}: {' '.join(str(error).split())}"
+            _log.error("the revision is not served", extra={"error": self.error})
+            return
+        self._declared, self.error = handlers, ""
+        self.revision = "" if revision is None else revision.digest
+        _log.info(
+            "the revision is served",
+            extra={"revision": self.revision, "handlers": ",".join(sorted(handlers))},
+        )
+
+    def get(self, name: str) -> Handler:
+        """Return the handler; "" is the default. Raises FailedPreconditionError with the reason."""
+        self.refresh()
+        handler = self._default if not name else self._own.get(name) or self._declared.get(name)
+        if handler is None:
+            why = self.error or (
+                f"the revision {self.revision} does not have it"
+                if self.revision
+                else f"there is no revision at {self._path}"
+            )
+            raise FailedPreconditionError(f'handler "{name}" is not served by this node: {why}')
+        return handler
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all handlers; the first is "", the default."""
+        return ("", *sorted({*self._own, *self._declared}))
+
+    def programs(self) -> tuple[Path, ...]:
+        """Return every OCI runtime that a handler names now."""
+        handlers = (*self._own.values(), *self._declared.values())
+        return tuple(sorted({handler.oci_runtime for handler in handlers}))
+
+    async def watch(self) -> None:
+        """Refresh when the file's folder changes, and every few seconds anyway, until cancelled."""
+        while True:
+            self.refresh()
+            await _wait_for_change(self._path.parent, LOOK_AGAIN_S)
+
+    def _read(self) -> Revision | None:
+        data = durable.read(self._path, limit_bytes=LIMIT_BYTES)
+        if data is None:
+            return None
+        revision = Revision.model_validate_json(data)
+        digest = digest_of(revision.handlers)
+        if digest != revision.digest:
+            raise ConfigError(f"its digest is {revision.digest}, its content has {digest}")
+        return revision
+
+    def _compile(self, revision: Revision) -> dict[str, Handler]:
+        handlers: dict[str, Handler] = {}
+        for declared in revision.handlers:
+            if declared.name in self._own:
+                raise ConfigError(
+                    f"handler {declared.name} is one of the node's own, in its config.toml; "
+                    "rename one of them"
+                )
+            if declared.name in handlers:
+                raise ConfigError(f"handler {declared.name} is declared twice")
+            handlers[declared.name] = Handler(
+                name=declared.name,
+                oci_runtime=self._program(declared),
+                rules=rules_of(declared, revision.digest),
+                revision=revision.digest,
+            )
+        return handlers
+
+    def _program(self, declared: RevisionHandler) -> Path:
+        named = self._own.get(declared.oci_runtime)
+        if named is not None:
+            return named.oci_runtime
+        for own in self._own.values():
+            if own.oci_runtime.name == declared.oci_runtime:
+                return own.oci_runtime
+        return Path("/usr/bin") / declared.oci_runtime
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+async def _wait_for_change(directory: Path, timeout_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    inotify = INotify(nonblocking=True)
+    try:
+        try:
+            inotify.add_watch(os.fspath(directory), _CHANGES)
+        except OSError:
+            await asyncio.sleep(timeout_s)
+            return
+        loop.add_reader(inotify.fileno(), changed.set)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await changed.wait()
+        except TimeoutError:
+            return
+        finally:
+            loop.remove_reader(inotify.fileno())
+    finally:
+        inotify.close()

@@ -1,0 +1,29 @@
+"""Images, through the gate of the handler that they are pulled for."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from noderuntime.engine import admission
+from noderuntime.errors import NotFoundError
+from noderuntime.telemetry.trace import span
+
+if TYPE_CHECKING:
+    from noderuntime.engine.node import Node
+    from noderuntime.images.ports import Credentials, Image
+
+
+async def pull_image(
+    node: Node, reference: str, credentials: Credentials | None, handler: str
+) -> Image:
+    """Pull it, if the handler may have it. Raises DeniedError, ImageError."""
+    admission.admit_image(node.handlers.get(handler), reference)
+    with span("images.pull", reference=reference):
+        return await node.parts.images.pull(reference, credentials)
+
+
+async def remove_image(node: Node, reference: str) -> None:
+    """Remove it with all its names; unknown is success."""
+    with suppress(NotFoundError):
+        await node.parts.images.remove(reference)

@@ -1,0 +1,90 @@
+"""Intents: what a verb is about to do, on disk before its first step, so that a restart can end it.
+
+Whatever a verb makes has a name that follows from the object's ID, so verb and record are enough to
+undo it or to do it again; no line is written for a single step.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from noderuntime.engine.disk import Disk
+from noderuntime.engine.state import ContainerRecord, SandboxRecord
+from noderuntime.errors import NodeRuntimeError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """One verb under way. Exactly one of ``sandbox`` and ``container`` is there."""
+
+    verb: str
+    sandbox: SandboxRecord | None = None
+    container: ContainerRecord | None = None
+    until_ns: int = 0  # stop_container: when its grace ends
+
+    @property
+    def id(self) -> str:
+        """The ID of the object that the verb is about."""
+        record = self.sandbox or self.container
+        return "" if record is None else record.id
+
+
+_INTENT = TypeAdapter(Intent)
+
+
+class Journal:
+    """The intents below ``state_dir/intents``, one file each."""
+
+    def __init__(self, directory: Path, disk: Disk) -> None:
+        """Read nothing yet."""
+        self._directory = directory
+        self._disk = disk
+        self._open: dict[str, set[Path]] = {}  # ID -> files
+
+    async def begin(self, intent: Intent) -> None:
+        """Write the intent; a second one of the same verb and object replaces the first."""
+        self._open.setdefault(intent.id, set()).add(self._file(intent))
+        await self._disk.write(self._file(intent), _INTENT.dump_json(intent, exclude_none=True))
+
+    async def end(self, intent: Intent) -> None:
+        """Forget the intent. Not fsynced: one that comes back finds nothing to undo or do."""
+        await self._forget(intent.id, self._file(intent))
+
+    async def end_others(self, intent: Intent) -> None:
+        """Forget what failed before on the same object, which is gone now."""
+        for file in self._open.get(intent.id, set()) - {self._file(intent)}:
+            await self._forget(intent.id, file)
+
+    async def load(self) -> tuple[Intent, ...]:
+        """Return all intents; one that cannot be read is set aside (see ``leftovers``)."""
+        await self._disk.run(self._directory.mkdir, 0o700, parents=True, exist_ok=True)
+        intents: list[Intent] = []
+        for file in await self._disk.run(sorted, self._directory.glob("*.json")):
+            try:
+                intent = _INTENT.validate_json(await self._disk.read(file))
+            except (NodeRuntimeError, ValueError) as error:
+                await self._disk.set_aside(file)
+                _log.error(
+                    "an intent is corrupted and was set aside",
+                    extra={"file": str(file), "error": " ".join(str(error).split())},
+                )
+            else:
+                self._open.setdefault(intent.id, set()).add(file)
+                intents.append(intent)
+        return tuple(intents)
+
+    async def _forget(self, object_id: str, file: Path) -> None:
+        await self._disk.forget(file)
+        files = self._open.get(object_id, set())
+        files.discard(file)
+        if not files:
+            self._open.pop(object_id, None)
+
+    def _file(self, intent: Intent) -> Path:
+        return self._directory / f"{intent.verb}-{intent.id}.json"

@@ -1,0 +1,165 @@
+"""The records of all sandboxes and containers: JSON files, with a picture of them in memory.
+
+What always holds: a record is on disk (fsynced, renamed into place) before memory shows it, and
+gone from disk before memory forgets it. A file that cannot be read becomes ``ID.json.corrupt``.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left, insort
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from pydantic import TypeAdapter
+
+from noderuntime.engine.disk import Disk
+from noderuntime.engine.state import ContainerRecord, SandboxRecord
+from noderuntime.errors import NodeRuntimeError, NotFoundError
+
+_log = logging.getLogger(__name__)
+
+SUFFIX = ".json"
+
+
+class Record(Protocol):
+    """What a table keeps: anything with an ID."""
+
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits."""
+        ...
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Table(Generic[R]):
+    """The records of one kind. Callers hold the object's lock while they replace its record."""
+
+    def __init__(
+        self,
+        kind: str,
+        directory: Path,
+        adapter: TypeAdapter[R],
+        name_of: Callable[[R], Hashable],
+        disk: Disk,
+    ) -> None:
+        """Keep ``name_of(record)`` as a second, unique key."""
+        self._kind = kind
+        self._directory = directory
+        self._adapter = adapter
+        self._name_of = name_of
+        self._disk = disk
+        self._records: dict[str, R] = {}
+        self._ids: list[str] = []
+        self._names: dict[Hashable, str] = {}
+
+    async def load(self) -> tuple[str, ...]:
+        """Read the folder; return the IDs whose files were corrupted and have been set aside."""
+        await self._disk.run(self._directory.mkdir, 0o700, parents=True, exist_ok=True)
+        files = await self._disk.run(sorted, self._directory.glob("*" + SUFFIX))
+        corrupted: list[str] = []
+        for file in files:
+            try:
+                record = self._adapter.validate_json(await self._disk.read(file))
+                if record.id != file.name.removesuffix(SUFFIX):
+                    raise ValueError(f"holds the record of {record.id}")  # noqa: TRY301
+            except (NodeRuntimeError, ValueError) as error:
+                await self._disk.set_aside(file)
+                corrupted.append(file.name.removesuffix(SUFFIX))
+                _log.error(
+                    "a record is corrupted and was set aside",
+                    extra={"file": str(file), "error": " ".join(str(error).split())},
+                )
+            else:
+                self._remember(record)
+        return tuple(corrupted)
+
+    def get(self, record_id: str) -> R | None:
+        """Find by the whole ID."""
+        return self._records.get(record_id)
+
+    def find(self, prefix: str) -> R | None:
+        """Find by ID or unique prefix, or None. Raises NotFoundError if it is ambiguous."""
+        record = self._records.get(prefix)
+        if record is not None or not prefix:
+            return record
+        at = bisect_left(self._ids, prefix)
+        found = [key for key in self._ids[at : at + 2] if key.startswith(prefix)]
+        if len(found) > 1:
+            raise NotFoundError(f"{self._kind} {prefix} is ambiguous; give more of its ID")
+        return self._records[found[0]] if found else None
+
+    def require(self, prefix: str) -> R:
+        """Find by ID or unique prefix; raises NotFoundError."""
+        record = self.find(prefix)
+        if record is None:
+            raise NotFoundError(f"{self._kind} {prefix or '(empty ID)'} is not there")
+        return record
+
+    def named(self, name: Hashable) -> R | None:
+        """Find by the second key."""
+        found = self._names.get(name)
+        return None if found is None else self._records[found]
+
+    def all(self) -> tuple[R, ...]:
+        """Return every record, by ID."""
+        return tuple(self._records[key] for key in self._ids)
+
+    async def put(self, record: R) -> None:
+        """Write the record, then show it."""
+        await self._disk.write(self._file(record.id), self._adapter.dump_json(record))
+        self._remember(record)
+
+    async def drop(self, record_id: str) -> None:
+        """Remove the record; unknown is success."""
+        await self._disk.remove(self._file(record_id))
+        record = self._records.pop(record_id, None)
+        if record is not None:
+            del self._ids[bisect_left(self._ids, record_id)]
+            if self._names.get(self._name_of(record)) == record_id:
+                del self._names[self._name_of(record)]
+
+    def _file(self, record_id: str) -> Path:
+        return self._directory / (record_id + SUFFIX)
+
+    def _remember(self, record: R) -> None:
+        if record.id not in self._records:
+            insort(self._ids, record.id)
+        self._records[record.id] = record
+        self._names[self._name_of(record)] = record.id
+
+
+def name_of_sandbox(record: SandboxRecord) -> Hashable:
+    """Return what makes a duplicate RunPodSandbox: the whole PodSandboxMetadata."""
+    return record.config.pod
+
+
+def name_of_container(record: ContainerRecord) -> Hashable:
+    """Return what makes a duplicate CreateContainer: ContainerMetadata within the sandbox."""
+    return (record.sandbox_id, record.config.name, record.config.attempt)
+
+
+class Store:
+    """Both tables, below ``state_dir``."""
+
+    def __init__(self, state_dir: Path, disk: Disk) -> None:
+        """Read nothing yet."""
+        self.sandboxes: Table[SandboxRecord] = Table(
+            "sandbox", state_dir / "sandboxes", TypeAdapter(SandboxRecord), name_of_sandbox, disk
+        )
+        self.containers: Table[ContainerRecord] = Table(
+            "container",
+            state_dir / "containers",
+            TypeAdapter(ContainerRecord),
+            name_of_container,
+            disk,
+        )
+        # Sandboxes and containers that are being stopped or removed: nothing new is begun in them.
+        self.closing: set[str] = set()
+
+    def containers_of(self, sandbox_id: str) -> tuple[ContainerRecord, ...]:
+        """Return the containers of one sandbox."""
+        return tuple(r for r in self.containers.all() if r.sandbox_id == sandbox_id)

@@ -1,0 +1,207 @@
+"""Cgroups: where the kubelet's and ours are, what they use, and their removal. cgroups(7).
+
+Both hierarchies are read, v2 and v1 (also hybrid, where v2 holds no controller). The OCI runtime
+makes a container's cgroup; nothing here writes a limit. Names follow what kubelet and cAdvisor
+expect: the leaf is the container's ID.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from noderuntime.errors import HostError, InvalidArgumentError, NotFoundError
+from noderuntime.host import mountinfo
+from noderuntime.host.ports import CgroupDriver, CgroupStats
+from noderuntime.host.syscalls import host_error
+from noderuntime.host.threads import in_pool
+
+SCOPE_PREFIX: Final = "cri-noderuntime"
+DEFAULT_PARENT: Final = "/noderuntime"
+DEFAULT_SLICE: Final = "system.slice"
+_REMOVE_TRIES: Final = 50
+_REMOVE_PAUSE_S: Final = 0.02
+UNIFIED: Final = ""
+
+
+def hierarchies() -> Mapping[str, Path]:
+    """Return controller (``UNIFIED`` for v2, name=X for a named one) -> mount point."""
+    found: dict[str, Path] = {}
+    for entry in mountinfo.mounts():
+        if entry.kind == "cgroup2":
+            found.setdefault(UNIFIED, entry.target)
+        elif entry.kind == "cgroup":
+            for option in entry.options.split(","):
+                if option not in {"rw", "ro", "xattr", "noprefix", "clone_children"}:
+                    found.setdefault(option, entry.target)
+    return found
+
+
+def is_systemd() -> bool:
+    """Tell whether systemd is PID 1. sd_booted(3)."""
+    return Path("/run/systemd/system").is_dir()
+
+
+def expand_slice(name: str) -> str:
+    """Return the folder of a slice: ``a-b.slice`` is ``a.slice/a-b.slice``. systemd.slice(5)."""
+    stem = name.removesuffix(".slice")
+    if not name.endswith(".slice") or not stem or "" in stem.split("-") or "/" in stem:
+        raise InvalidArgumentError(f"cgroup parent {name!r} is not the name of a systemd slice")
+    parts = stem.split("-")
+    return "/".join("-".join(parts[: i + 1]) + ".slice" for i in range(len(parts)))
+
+
+class KernelCgroups:
+    """The ``Cgroups`` of ports.py."""
+
+    def __init__(
+        self, mounted: Mapping[str, Path] | None = None, driver: CgroupDriver | None = None
+    ) -> None:
+        """Read where the hierarchies are; the arguments are for tests."""
+        self._mounted = dict(mounted if mounted is not None else hierarchies())
+        self._driver = driver or (CgroupDriver.SYSTEMD if is_systemd() else CgroupDriver.CGROUPFS)
+
+    def driver(self) -> CgroupDriver:
+        """Return SYSTEMD where systemd is PID 1, else CGROUPFS."""
+        return self._driver
+
+    def oci_path(self, parent: str, container_id: str) -> str:
+        """Return ``linux.cgroupsPath``: PARENT/ID, or SLICE:cri-noderuntime:ID for systemd."""
+        if self._driver is CgroupDriver.SYSTEMD:
+            name = PurePosixPath(parent).name if parent else DEFAULT_SLICE
+            expand_slice(name)
+            return f"{name}:{SCOPE_PREFIX}:{container_id}"
+        path = _checked(parent or DEFAULT_PARENT)
+        return f"{path}/{container_id}"
+
+    def relative(self, oci_path: str) -> str:
+        """Return where a cgroupsPath lies below each hierarchy's mount point."""
+        if oci_path.startswith("/"):
+            return _checked(oci_path).lstrip("/")
+        parts = oci_path.split(":")
+        if len(parts) != 3 or "/" in oci_path:
+            raise InvalidArgumentError(f"cgroups path {oci_path!r} is neither absolute nor a scope")
+        return f"{expand_slice(parts[0])}/{parts[1]}-{parts[2]}.scope"
+
+    async def stats(self, oci_path: str) -> CgroupStats:
+        """Read the container's cgroup; raises NotFoundError when it is gone."""
+        return await in_pool(self._read, self.relative(oci_path))
+
+    async def pod_stats(self, parent: str) -> CgroupStats:
+        """Read the kubelet's Pod cgroup; raises NotFoundError when it is gone."""
+        name = PurePosixPath(parent).name
+        is_slice = self._driver is CgroupDriver.SYSTEMD
+        relative = expand_slice(name) if is_slice else _checked(parent).lstrip("/")
+        return await in_pool(self._read, relative)
+
+    async def remove(self, oci_path: str) -> None:
+        """Remove the container's cgroup, and what it made below, in every hierarchy.
+
+        A process that is still in it is killed: nothing of a container outlives its cgroup.
+        """
+        relative = self.relative(oci_path)
+        for mount in set(self._mounted.values()):
+            await in_pool(_remove_tree, mount / relative)
+
+    def _read(self, relative: str) -> CgroupStats:
+        if set(self._mounted) == {UNIFIED}:
+            return _read_v2(self._mounted[UNIFIED] / relative)
+        return _read_v1({c: mount / relative for c, mount in self._mounted.items() if c != UNIFIED})
+
+
+def _checked(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not path.startswith("/") or len(parts) < 2 or ".." in parts:
+        raise InvalidArgumentError(f"cgroup path {path!r} is not an absolute path below the root")
+    return "/" + "/".join(parts[1:])
+
+
+def _number(file: Path) -> int:
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return 0  # the controller is not enabled here, or the cgroup goes right now
+    return int(text) if text.isdigit() else 0
+
+
+def _table(file: Path) -> Mapping[str, int]:
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split() for line in lines)
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def _read_v2(path: Path) -> CgroupStats:
+    if not path.is_dir():
+        raise NotFoundError(f"cgroup {path} is not there")
+    memory = _table(path / "memory.stat")
+    usage = _number(path / "memory.current")
+    return CgroupStats(
+        timestamp_ns=time.time_ns(),
+        cpu_usage_ns=_table(path / "cpu.stat").get("usage_usec", 0) * 1000,
+        memory_usage_bytes=usage,
+        memory_working_set_bytes=max(0, usage - memory.get("inactive_file", 0)),
+        memory_rss_bytes=memory.get("anon", 0),
+        memory_page_faults=memory.get("pgfault", 0),
+        memory_major_page_faults=memory.get("pgmajfault", 0),
+        pids=_number(path / "pids.current"),
+    )
+
+
+def _read_v1(paths: Mapping[str, Path]) -> CgroupStats:
+    if not any(path.is_dir() for path in paths.values()):
+        where = next(iter(paths.values()), Path("/sys/fs/cgroup"))
+        raise NotFoundError(f"cgroup {where} is not there")
+    none = Path("/nonexistent")
+    memory_path = paths.get("memory", none)
+    memory = _table(memory_path / "memory.stat")
+    usage = _number(memory_path / "memory.usage_in_bytes")
+    return CgroupStats(
+        timestamp_ns=time.time_ns(),
+        cpu_usage_ns=_number(paths.get("cpuacct", none) / "cpuacct.usage"),
+        memory_usage_bytes=usage,
+        memory_working_set_bytes=max(0, usage - memory.get("total_inactive_file", 0)),
+        memory_rss_bytes=memory.get("total_rss", 0),
+        memory_page_faults=memory.get("total_pgfault", 0),
+        memory_major_page_faults=memory.get("total_pgmajfault", 0),
+        pids=_number(paths.get("pids", none) / "pids.current"),
+    )
+
+
+def _directories(path: Path) -> Iterator[Path]:
+    for name, _, _ in os.walk(path, topdown=False):
+        yield Path(name)
+
+
+def _remove_tree(path: Path) -> None:
+    for attempt in range(_REMOVE_TRIES):
+        try:
+            for directory in _directories(path):
+                directory.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            # A killed process counts until it is reaped, some milliseconds after its end.
+            if error.errno != errno.EBUSY or attempt == _REMOVE_TRIES - 1:
+                raise host_error(f"cannot remove cgroup {path}", error.errno or 0) from error
+            _kill_members(path)
+            time.sleep(_REMOVE_PAUSE_S)
+        else:
+            return
+    raise HostError(f"cannot remove cgroup {path}: new ones appear below it all the time")
+
+
+def _kill_members(path: Path) -> None:
+    for directory in _directories(path):
+        with suppress(FileNotFoundError):
+            for pid in (directory / "cgroup.procs").read_text().split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)

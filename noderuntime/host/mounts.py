@@ -1,0 +1,104 @@
+"""Mounts that outlive a call: tmpfs, overlay, unmount. mount(2), umount2(2), overlayfs.rst.
+
+An overlay's options must fit in one page (4096 bytes). Long lists name their layers by descriptor
+(``/proc/self/fd/N``), which also takes every character that overlayfs would read as its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from noderuntime.errors import HostError, InvalidArgumentError
+from noderuntime.host import mountinfo, syscalls
+from noderuntime.host.threads import in_pool
+
+MAX_LOWERS: Final = 127
+_OPTIONS_LIMIT_BYTES: Final = 4000  # the page, less room for what the kernel adds
+_SPECIAL: Final = frozenset(":,\\")
+_INDEX_PARAMETER: Final = Path("/sys/module/overlay/parameters/index")
+
+
+class KernelMounts:
+    """The ``Mounts`` of ports.py."""
+
+    async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
+        """Mount a tmpfs, once: where one is mounted already it stays. Raises HostError."""
+        await in_pool(_tmpfs, target, size_bytes, mode)
+
+    async def overlay(self, lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
+        """Mount an overlay on ``target``, which is made if missing. Raises HostError.
+
+        It is ``volatile`` where the kernel can (5.10): what a container writes into its own root
+        lives no longer than the container, and an unmount would else flush the node's whole disk.
+        """
+        await in_pool(_overlay, tuple(lowers), upper, work, target)
+
+    async def unmount(self, target: Path) -> None:
+        """Unmount at and below; lazily where something is busy. Raises HostError."""
+        await in_pool(_unmount, target)
+
+
+def _tmpfs(target: Path, size_bytes: int, mode: int) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    if mountinfo.is_mount_point(target):
+        return
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+    syscalls.mount("tmpfs", target, "tmpfs", flags, f"mode={mode:o},size={size_bytes}")
+
+
+def _overlay(lowers: tuple[Path, ...], upper: Path, work: Path, target: Path) -> None:
+    if not 1 <= len(lowers) <= MAX_LOWERS:
+        raise InvalidArgumentError(
+            f"an overlay takes 1 to {MAX_LOWERS} layers and was given {len(lowers)}"
+        )
+    for directory in (upper, work, target):
+        directory.mkdir(parents=True, exist_ok=True)
+    # A volatile overlay leaves a mark here, and the kernel refuses the folder while it is there.
+    shutil.rmtree(work / "work" / "incompat", ignore_errors=True)
+    extra = "index=off," if _INDEX_PARAMETER.exists() else ""
+    with ExitStack() as stack:
+        layers = _layer_options(lowers, upper, work, stack)
+        try:
+            syscalls.mount("overlay", target, "overlay", options=f"{extra}volatile,{layers}")
+        except HostError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            syscalls.mount("overlay", target, "overlay", options=f"{extra}{layers}")
+
+
+def _layer_options(lowers: Sequence[Path], upper: Path, work: Path, stack: ExitStack) -> str:
+    names = [*map(str, lowers), str(upper), str(work)]
+    total = sum(len(os.fsencode(name)) + 1 for name in names)
+    if total > _OPTIONS_LIMIT_BYTES or any(_SPECIAL & set(name) for name in names):
+        names = [_by_descriptor(Path(name), stack) for name in names]
+    return f"lowerdir={':'.join(names[:-2])},upperdir={names[-2]},workdir={names[-1]}"
+
+
+def _by_descriptor(path: Path, stack: ExitStack) -> str:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise syscalls.host_error(f"open of the layer {path}", error.errno or 0) from error
+    stack.callback(os.close, descriptor)
+    return f"/proc/self/fd/{descriptor}"
+
+
+def _unmount(target: Path) -> None:
+    # Only the parent is resolved: the last component may be a link that a container left here.
+    where = target.parent.resolve() / target.name
+    here = [e.target for e in mountinfo.mounts() if e.target.is_relative_to(where)]
+    for path in sorted(here, key=lambda path: len(path.parts), reverse=True):
+        try:
+            syscalls.umount(path)
+        except HostError as error:
+            if error.errno in {errno.EINVAL, errno.ENOENT}:
+                continue  # gone together with what was above it
+            if error.errno != errno.EBUSY:
+                raise
+            syscalls.umount(path, syscalls.MNT_DETACH)

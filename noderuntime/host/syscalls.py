@@ -1,0 +1,110 @@
+"""The system calls that Python 3.11 does not have, through libc. Each raises HostError with errno.
+
+The texts name the call and its object; callers add what they were doing. The numbers of openat2 and
+pidfd_getfd are the same on every architecture (they are newer than the unified table).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Final
+
+from noderuntime.errors import HostError
+
+CLONE_NEWUTS: Final = 0x04000000
+CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWNET: Final = 0x40000000
+CLONE_FS: Final = 0x00000200
+
+MS_RDONLY: Final = 1
+MS_NOSUID: Final = 2
+MS_NODEV: Final = 4
+MS_NOEXEC: Final = 8
+MS_BIND: Final = 4096
+MS_REC: Final = 16384
+MS_PRIVATE: Final = 1 << 18
+
+MNT_DETACH: Final = 2
+UMOUNT_NOFOLLOW: Final = 8
+
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_IN_ROOT: Final = 0x10
+
+_NR_OPENAT2: Final = 437
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+def host_error(what: str, errno: int) -> HostError:
+    """Return the error for a call that failed: ``what``, then the kernel's own words."""
+    return HostError(f"{what}: {os.strerror(errno).lower()}", errno=errno)
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        raise host_error(what, ctypes.get_errno())
+
+
+def unshare(flags: int) -> None:
+    """Give the calling thread namespaces of its own; see its man page (2)."""
+    _check(_libc.unshare(flags), f"unshare of namespaces {flags:#x}")
+
+
+def setns(path: Path, kind: int) -> None:
+    """Move the calling thread into the namespace at ``path``; see its man page (2)."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise host_error(f"open of namespace {path}", error.errno or 0) from error
+    try:
+        _check(_libc.setns(descriptor, kind), f"entering namespace {path}")
+    finally:
+        os.close(descriptor)
+
+
+def mount(source: str, target: Path, kind: str = "", flags: int = 0, options: str = "") -> None:
+    """Mount ``source`` on ``target``; see its man page (2)."""
+    result = _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        os.fsencode(kind) if kind else None,
+        ctypes.c_ulong(flags),
+        os.fsencode(options) if options else None,
+    )
+    _check(result, f"mount of {kind or source} on {target}")
+
+
+def umount(target: Path, flags: int = 0) -> None:
+    """Unmount; a symbolic link in the last component is never followed. umount2(2)."""
+    result = _libc.umount2(os.fsencode(target), flags | UMOUNT_NOFOLLOW)
+    _check(result, f"unmount of {target}")
+
+
+def open_in_root(root: Path, path: str, flags: int) -> int:
+    """Open ``path`` as if ``root`` were "/": links and ".." cannot leave it. openat2(2)."""
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = int(
+            _libc.syscall(
+                ctypes.c_long(_NR_OPENAT2),
+                ctypes.c_int(directory),
+                os.fsencode(path),
+                ctypes.byref(how),
+                ctypes.c_size_t(ctypes.sizeof(how)),
+            )
+        )
+        _check(descriptor, f"open of {path} in {root}")
+    finally:
+        os.close(directory)
+    return descriptor

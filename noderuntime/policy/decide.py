@@ -1,0 +1,224 @@
+"""The decisions: what is asked for, under a handler's rules, to a grant or a denial.
+
+Pure and total: the same facts give the same answer, on any node. ``rules`` is None for the node's
+own handlers, which behave as container engines do by default.
+
+What holds under a profile:
+
+- A bound refuses: the first denial is the answer. In mode Audit nothing is refused: the container
+  gets what it asks for, the grant carries every denial as a finding, and the kernel logs what the
+  filter of system calls would refuse.
+- What a Pod leaves open is set by the profile, in both modes: default capabilities, the filter,
+  noNewPrivileges, the read-only root, limits. The grant says so in ``changes``. CRI cannot tell
+  ``seccompProfile: Unconfined`` and ``allowPrivilegeEscalation: true`` from a Pod that says
+  nothing, so both are treated as left open.
+- The filter and noNewPrivileges hold for privileged containers too, where those are allowed at
+  all.
+
+Malformed requests raise InvalidArgumentError in both cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from noderuntime.errors import InvalidArgumentError
+from noderuntime.policy import capabilities, mounts, process, resources, sysctls, users
+from noderuntime.policy.checks import CONTAINER_CHECKS, SANDBOX_CHECKS, judge_image
+from noderuntime.policy.denial import Denial, printable
+from noderuntime.policy.facts import ContainerFacts, SandboxFacts
+from noderuntime.policy.model import (
+    ContainerConfig,
+    ContainerGrant,
+    ContainerSecurity,
+    HostFacts,
+    ImageFacts,
+    NamespaceMode,
+    Namespaces,
+    ProfileType,
+    Resources,
+    SandboxConfig,
+    SandboxGrant,
+)
+from noderuntime.policy.rules import HandlerRules, SeccompRules
+from noderuntime.policy.spec import DEFAULT_MASKED, DEFAULT_READONLY
+
+_LONGEST_HOSTNAME = 64  # HOST_NAME_MAX of Linux
+
+
+def admit_sandbox(rules: HandlerRules | None, sandbox: SandboxConfig) -> SandboxGrant | Denial:
+    """Decide about a Pod as a whole. Raises InvalidArgumentError for what is malformed."""
+    _require_supported("shareProcessNamespace", sandbox.namespaces)
+    _require_hostname(sandbox.hostname)
+    sysctls.require_namespaced(sandbox)
+    grant = SandboxGrant(sysctls=sysctls.normalised(sandbox.sysctls))
+    if rules is None:
+        return grant
+    facts = SandboxFacts(rules=rules, sandbox=sandbox)
+    denials = _judge(rules, (d for check in SANDBOX_CHECKS for d in check(facts)))
+    if denials and not rules.audit:
+        return denials[0]
+    return replace(grant, findings=denials)
+
+
+def admit_image(rules: HandlerRules | None, reference: str) -> Denial | None:
+    """Decide about a reference before it is pulled; in Audit the finding is the container's."""
+    if rules is None or rules.audit:
+        return None
+    return next(judge_image(rules, reference), None)
+
+
+def admit_container(
+    rules: HandlerRules | None,
+    sandbox: SandboxConfig,
+    container: ContainerConfig,
+    image: ImageFacts,
+    host: HostFacts | None = None,
+) -> ContainerGrant | Denial:
+    """Decide about a container. ``host`` is what the node knows of its mounts (see HostFacts).
+
+    Raises InvalidArgumentError for what is malformed or not honoured yet.
+    """
+    _require_sane(sandbox, container, image)
+    plain = _plain_grant(sandbox, container, image)
+    host = host or HostFacts()
+    if rules is None:
+        return _as_the_node_does(container, host, plain)
+    facts = ContainerFacts(
+        rules=rules, sandbox=sandbox, container=container, image=image, host=host
+    )
+    denials = _judge(rules, (d for check in CONTAINER_CHECKS for d in check(facts)))
+    if denials and not rules.audit:
+        return denials[0]
+    return replace(_under_profile(facts, plain), findings=denials)
+
+
+def admit_resources(
+    rules: HandlerRules | None, asked: Resources, container: str = "*"
+) -> Resources | Denial:
+    """Decide about an update of a running container: 0 leaves a limit, -1 asks for none."""
+    if rules is None:
+        return asked
+    denial = next(resources.within_bound(rules, container, asked), None)
+    if denial is not None and not rules.audit:
+        return denial
+    return resources.without_unlimited(rules, asked)
+
+
+def _judge(rules: HandlerRules, denials: Iterable[Denial]) -> tuple[Denial, ...]:
+    """Return the first denial, or in Audit all of them once each."""
+    if rules.audit:
+        return tuple(dict.fromkeys(denials))
+    first = next(iter(denials), None)
+    return () if first is None else (first,)
+
+
+def _plain_grant(
+    sandbox: SandboxConfig, container: ContainerConfig, image: ImageFacts
+) -> ContainerGrant:
+    """Return what is the same with and without a profile."""
+    security = container.security
+    hidden = not security.privileged
+    return ContainerGrant(
+        args=process.arguments(container, image.config),
+        env=process.environment(container, image.config, sandbox.hostname),
+        cwd=process.working_directory(container, image.config),
+        user=image.user,
+        capabilities=(),
+        privileged=security.privileged,
+        no_new_privileges=security.no_new_privs,
+        readonly_rootfs=security.readonly_rootfs,
+        masked_paths=_union(DEFAULT_MASKED, security.masked_paths) if hidden else (),
+        readonly_paths=_union(DEFAULT_READONLY, security.readonly_paths) if hidden else (),
+        resources=container.resources,
+    )
+
+
+def _as_the_node_does(
+    container: ContainerConfig, host: HostFacts, grant: ContainerGrant
+) -> ContainerGrant:
+    security = container.security
+    if security.seccomp.type is ProfileType.LOCALHOST:
+        # Reading the file is the engine's business; it comes with issue 6.
+        raise InvalidArgumentError(
+            f"containers[{container.name}].securityContext.seccompProfile.type: Localhost is not "
+            "served by this version; use RuntimeDefault"
+        )
+    wants_filter = security.seccomp.type is ProfileType.RUNTIME_DEFAULT and not security.privileged
+    return replace(
+        grant,
+        capabilities=_capabilities(security, capabilities.NODE_DEFAULT, host),
+        masked_paths=grant.masked_paths and (security.masked_paths or DEFAULT_MASKED),
+        readonly_paths=grant.readonly_paths and (security.readonly_paths or DEFAULT_READONLY),
+        seccomp=SeccompRules() if wants_filter else None,
+    )
+
+
+def _under_profile(facts: ContainerFacts, grant: ContainerGrant) -> ContainerGrant:
+    rules, security = facts.rules, facts.container.security
+    bounded, limits_set = resources.with_defaults(rules, facts.container.resources)
+    return replace(
+        grant,
+        capabilities=_capabilities(security, rules.default_capabilities, facts.host),
+        no_new_privileges=security.no_new_privs or rules.no_new_privileges,
+        readonly_rootfs=security.readonly_rootfs or rules.readonly_root,
+        resources=bounded,
+        pids_limit=rules.pids_limit,
+        seccomp=rules.seccomp,
+        recursive_readonly=mounts.recursive_readonly(facts),
+        changes=(*_changes(facts), *limits_set),
+    )
+
+
+def _changes(facts: ContainerFacts) -> Iterator[str]:
+    rules, security = facts.rules, facts.container.security
+    if security.seccomp.type is ProfileType.UNCONFINED:
+        yield "securityContext.seccompProfile is the profile's filter, as the Pod names none"
+    if rules.no_new_privileges and not security.no_new_privs:
+        yield "securityContext.allowPrivilegeEscalation is false, as noNewPrivileges is Required"
+    if rules.readonly_root and not security.readonly_rootfs:
+        yield "securityContext.readOnlyRootFilesystem is true, as rootFilesystem is ReadOnly"
+
+
+def _require_sane(sandbox: SandboxConfig, container: ContainerConfig, image: ImageFacts) -> None:
+    _require_supported(
+        f"containers[{container.name}].targetContainerName", container.security.namespaces
+    )
+    if container.security.privileged and not sandbox.privileged:
+        raise InvalidArgumentError(
+            f"containers[{container.name}].securityContext.privileged: "
+            "its sandbox is not privileged"
+        )
+    users.require_in_range(container.name, image.user)
+    capabilities.require_known(container.name, container.security)
+    mounts.require_well_formed(container)
+
+
+def _require_supported(field: str, namespaces: Namespaces) -> None:
+    """Refuse shared PID namespaces, which come with issue 5."""
+    if namespaces.pid in (NamespaceMode.POD, NamespaceMode.TARGET):
+        raise InvalidArgumentError(
+            f"{field}: PID namespace mode {namespaces.pid.value} is not served by this version; "
+            "each container has its own"
+        )
+
+
+def _require_hostname(hostname: str) -> None:
+    if len(hostname.encode()) > _LONGEST_HOSTNAME or not hostname.isprintable() or " " in hostname:
+        raise InvalidArgumentError(
+            f"hostname: {printable(hostname, 80)} is not a host name of at most "
+            f"{_LONGEST_HOSTNAME} bytes"
+        )
+
+
+def _union(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*first, *second)))
+
+
+def _capabilities(
+    security: ContainerSecurity, defaults: frozenset[str], host: HostFacts
+) -> tuple[str, ...]:
+    everything = capabilities.KNOWN if host.capabilities is None else host.capabilities
+    names = capabilities.granted(security, defaults, everything)
+    return tuple(f"CAP_{name}" for name in sorted(names))

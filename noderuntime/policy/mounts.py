@@ -1,0 +1,217 @@
+"""Which paths of the node a container may mount, and what is a path of the node at all.
+
+CRI does not tell volumes from hostPaths; only the path does. The kubelet's own are
+``.../pods/UID/{volumes,volume-subpaths,containers,plugins,etc-hosts}`` with this Pod's UID, which
+nobody knows before the Pod exists, so no Pod can name one as a hostPath. All other paths are the
+node's.
+
+Two things hide a path of the node, so the engine hands over what only the node knows
+(``HostFacts``): a subPath is bound to ``volume-subpaths`` by the kubelet whatever volume it is
+of, a hostPath too; the mount table says what is behind. A symlink below an allowed path may lead
+out of it; the real path says where. What is not handed over is not assumed: such a mount is
+judged as a path of the node.
+Source: kubelet ``pkg/kubelet/config/defaults.go``; CVE-2021-25741 (subPath);
+proc_pid_mountinfo(5).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from posixpath import normpath
+from typing import Final
+
+from noderuntime.errors import InvalidArgumentError
+from noderuntime.policy.denial import Denial, listed, printable
+from noderuntime.policy.facts import ContainerFacts
+from noderuntime.policy.model import ContainerConfig, Mount, Propagation
+from noderuntime.policy.rules import HostPathRule
+
+_KUBELET_DIRS: Final = frozenset(("volumes", "volume-subpaths", "containers", "plugins"))
+_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
+# Files that lxcfs lays over /proc; anything else there could fake what the OCI runtime writes to.
+_PROC_FILES: Final = frozenset(
+    f"/proc/{name}"
+    for name in [
+        "cpuinfo",
+        "diskstats",
+        "loadavg",
+        "meminfo",
+        "slabinfo",
+        "stat",
+        "swaps",
+        "uptime",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A line of mountinfo: ``root`` within the file system ``device`` is at ``point``."""
+
+    device: str
+    root: str
+    point: str
+
+
+def require_well_formed(container: ContainerConfig) -> None:
+    """Raise InvalidArgumentError for a path that is not absolute, or leads up again."""
+    for mount in container.mounts:
+        for path in (mount.container_path, mount.host_path):
+            if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
+                raise InvalidArgumentError(
+                    f"containers[{container.name}].volumeMounts: {printable(path) or 'a path'} "
+                    "is not an absolute path without '..'"
+                )
+        if normpath(mount.container_path).strip("/") == "":
+            raise InvalidArgumentError(
+                f"containers[{container.name}].volumeMounts: a volume cannot be mounted on /"
+            )
+
+
+def host_paths_are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
+    """Refuse mounts of the node's paths that the profile does not list, or lists read-only."""
+    uid = facts.sandbox.pod.uid
+    for mount in facts.container.mounts:
+        path = _clean(mount.host_path)
+        if not is_kubelets(path, uid):
+            real = _clean(facts.host.real_paths.get(mount.host_path, path))
+            for judged in dict.fromkeys((path, real)):
+                yield from _judge(facts, mount, judged)
+        elif _is_subpath(path, uid):
+            yield from _judge_subpath(facts, mount, path)
+
+
+def propagation_is_contained(facts: ContainerFacts) -> Iterator[Denial]:
+    """Refuse Bidirectional: mounts made inside would appear on the node."""
+    for mount in facts.container.mounts:
+        if mount.propagation is Propagation.BIDIRECTIONAL and not facts.rules.privileged:
+            yield facts.deny(
+                f"{_field(mount)}.mountPropagation",
+                "Bidirectional",
+                "privileged is Deny",
+                "use HostToContainer or None",
+            )
+
+
+def proc_is_not_covered(facts: ContainerFacts) -> Iterator[Denial]:
+    """Refuse mounts over /proc: the OCI runtime sets attributes through it (CVE-2019-16884)."""
+    for mount in facts.container.mounts:
+        path = _clean(mount.container_path)
+        if (
+            not _is_below(path, "/proc")
+            or path in _PROC_FILES
+            or facts.container.security.privileged
+        ):
+            continue
+        yield facts.deny(
+            f"{_field(mount)}.mountPath",
+            path,
+            "nothing may be mounted over /proc",
+            "mount it elsewhere, for instance below /host",
+        )
+
+
+def recursive_readonly(facts: ContainerFacts) -> frozenset[str]:
+    """Return the container paths of the node's read-only mounts: submounts stay read-only too."""
+    uid = facts.sandbox.pod.uid
+    return frozenset(
+        mount.container_path
+        for mount in facts.container.mounts
+        if mount.readonly
+        and (_is_subpath(mount.host_path, uid) or not is_kubelets(mount.host_path, uid))
+    )
+
+
+def is_kubelets(path: str, pod_uid: str) -> bool:
+    """Tell whether ``path`` is a folder or file that the kubelet made for this Pod."""
+    parts = _clean(path).split("/")
+    for index, part in enumerate(parts):
+        if part == "pods" and pod_uid and parts[index + 1 : index + 2] == [pod_uid]:
+            rest = parts[index + 2 :]
+            return rest == ["etc-hosts"] or (len(rest) > 1 and rest[0] in _KUBELET_DIRS)
+    return False
+
+
+def behind(path: str, mountinfo: str) -> tuple[str, ...]:
+    """Return the paths on the node at which the same folder is seen, ``path`` itself left out.
+
+    Empty where ``path`` is no mount of its own, or is a whole file system that is nowhere else.
+    """
+    entries = _parse(mountinfo)
+    own = next((entry for entry in reversed(entries) if entry.point == path), None)
+    if own is None:
+        return ()
+    others = (e for e in entries if e.device == own.device and e.point != path)
+    return tuple(
+        _clean(f"{entry.point}/{own.root[len(entry.root) :]}")
+        for entry in others
+        if _is_below(own.root, entry.root)
+    )
+
+
+def _judge_subpath(facts: ContainerFacts, mount: Mount, path: str) -> Iterator[Denial]:
+    """Refuse it unless what is behind is a volume of this Pod, or an allowed path of the node."""
+    uid = facts.sandbox.pod.uid
+    sources = behind(path, facts.host.mountinfo) or (path,)
+    if any(is_kubelets(source, uid) and not _is_subpath(source, uid) for source in sources):
+        return
+    verdicts = [tuple(_judge(facts, mount, source)) for source in sources]
+    if all(verdicts):
+        yield from verdicts[0]
+
+
+def _judge(facts: ContainerFacts, mount: Mount, path: str) -> Iterator[Denial]:
+    rules = facts.rules.host_paths
+    above = [rule for rule in rules if _is_below(path, rule.path)]
+    shown = path if path == _clean(mount.host_path) else f"{path} (behind {mount.host_path})"
+    if not above:
+        paths = tuple(rule.path for rule in rules)
+        yield facts.deny(
+            _field(mount),
+            f"hostPath {shown}",
+            f"hostPaths has {listed(paths)}",
+            f"use another kind of volume, or add {printable(path, 80)} to hostPaths",
+        )
+    elif not mount.readonly and not _is_writable(above):
+        yield facts.deny(
+            f"{_field(mount)}.readOnly",
+            f"false for {shown}",
+            f"hostPaths has {above[0].path} with readOnly: true",
+            "set readOnly: true on the volumeMount",
+        )
+
+
+def _field(mount: Mount) -> str:
+    return f"volumeMounts[{mount.container_path}]"
+
+
+def _is_writable(above: list[HostPathRule]) -> bool:
+    """Any writable rule is enough: who may write a folder can write what is in it anyway."""
+    return not all(rule.readonly for rule in above)
+
+
+def _is_subpath(path: str, uid: str) -> bool:
+    return f"/pods/{uid}/volume-subpaths/" in path
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return folder in ("/", path) or path.startswith(folder + "/")
+
+
+def _clean(path: str) -> str:
+    return "/" + normpath(path).lstrip("/")
+
+
+def _parse(mountinfo: str) -> tuple[_Entry, ...]:
+    fields = (line.split(" ") for line in mountinfo.splitlines())
+    return tuple(
+        _Entry(parts[2], _unescape(parts[3]), _unescape(parts[4]))
+        for parts in fields
+        if len(parts) > 4
+    )
+
+
+def _unescape(text: str) -> str:
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

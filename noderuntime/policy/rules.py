@@ -1,0 +1,76 @@
+"""What one handler of one revision allows, parsed and checked: the checks read only this.
+
+Made by ``load.rules_of``, once a revision; frozen, so that a decision can be repeated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from noderuntime.policy.denial import Denial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeccompRules:
+    """The filter of a profile. ``audit``: what it would refuse is logged by the kernel and done."""
+
+    deny_all: bool = False
+    allow: frozenset[str] = frozenset()
+    deny: frozenset[str] = frozenset()
+    audit: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class HostPathRule:
+    """A path of the node, normalised, that may be mounted with everything below it."""
+
+    path: str
+    readonly: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Amounts of one container; None is 'says nothing'."""
+
+    cpu_millis: int | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerRules:
+    """A handler's profile and bounds."""
+
+    handler: str
+    node_runtime: str
+    profile: str
+    revision: str
+    audit: bool = False
+    privileged: bool = False
+    host_namespaces: frozenset[str] = frozenset()
+    non_root: bool = False
+    users: tuple[tuple[int, int], ...] = ()
+    no_new_privileges: bool = True
+    readonly_root: bool = False
+    default_capabilities: frozenset[str] = frozenset()
+    allowed_capabilities: frozenset[str] = frozenset()
+    seccomp: SeccompRules = SeccompRules()
+    sysctls: frozenset[str] = frozenset()
+    host_paths: tuple[HostPathRule, ...] = ()
+    registries: tuple[str, ...] = ()
+    defaults: Bounds = Bounds()
+    limits: Bounds = Bounds()
+    pids_limit: int | None = None
+
+    def deny(
+        self, field: str, value: str, rule: str, remedy: str, *, container: str = ""
+    ) -> Denial:
+        """Make the denial of one field under this profile."""
+        return Denial(
+            container=container,
+            field=f"containers[{container}].{field}" if container else field,
+            value=value or '""',
+            rule=rule,
+            profile=self.profile,
+            revision=self.revision,
+            remedy=remedy,
+        )

@@ -1,0 +1,248 @@
+"""The OCI config.json of a granted container; the only place that writes one.
+
+Always holds: no annotations (to the OCI runtime they would be commands), no rlimits, inheritable
+and ambient capabilities empty, and for a container that is not privileged the filter's and masks'
+lists as the grant has them. ociVersion 1.0.2, as crun 1.8.1 refuses newer ones; runc takes it as
+well.
+Source: OCI runtime-spec config.md, config-linux.md; the mounts are those that container engines
+share.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from noderuntime.policy.model import ContainerGrant, Mount, Propagation, Resources
+from noderuntime.policy.seccomp import filter_of
+
+OCI_VERSION: Final = "1.0.2"
+DEFAULT_MASKED: Final = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)
+DEFAULT_READONLY: Final = (
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+)
+_TTY_GROUP: Final = 5  # tty in every distribution's group file; the mode is that of a real terminal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceNode:
+    """A device of the node, as stat(2) says; kind is ``c`` or ``b``, access a subset of ``rwm``."""
+
+    path: str
+    kind: str
+    major: int
+    minor: int
+    access: str = "rwm"
+    mode: int = 0o660
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecLayout:
+    """Where the engine put things: paths of the node. A namespace that is None is the node's."""
+
+    rootfs: str
+    network_ns: str | None = None
+    ipc_ns: str | None = None
+    uts_ns: str | None = None
+    host_pid: bool = False
+    cgroups_path: str = ""
+    hostname: str = ""
+    terminal: bool = False
+    shm_path: str = ""  # "" mounts a shm of the container's own
+    resolv_conf: str = ""  # "" leaves the image's
+    hostname_file: str = ""  # "" leaves the image's
+    mounts: tuple[Mount, ...] = ()
+    devices: tuple[DeviceNode, ...] = ()
+    cgroup_namespace: bool = True
+    machine: str = field(default_factory=platform.machine)
+
+
+def build(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
+    """Return config.json as JSON-able values."""
+    spec: dict[str, object] = {
+        "ociVersion": OCI_VERSION,
+        "process": _process(grant, layout),
+        "root": {"path": layout.rootfs, "readonly": grant.readonly_rootfs},
+        "mounts": _mounts(grant, layout),
+        "linux": _linux(grant, layout),
+    }
+    if layout.hostname and layout.uts_ns is not None:
+        spec["hostname"] = layout.hostname
+    return spec
+
+
+def exec_process(
+    process: Mapping[str, object], argv: Sequence[str], *, tty: bool
+) -> dict[str, object]:
+    """Return the OCI process of an exec: the container's own, with other arguments.
+
+    User, environment, directory, capabilities and noNewPrivileges stay, and so does the filter,
+    which is the container's.
+    """
+    return {**process, "args": list(argv), "terminal": tty}
+
+
+def _process(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
+    capabilities = list(grant.capabilities)
+    return {
+        "terminal": layout.terminal,
+        "user": {
+            "uid": grant.user.uid,
+            "gid": grant.user.gid,
+            "additionalGids": list(grant.user.additional_gids),
+        },
+        "args": list(grant.args),
+        "env": list(grant.env),
+        "cwd": grant.cwd,
+        # A user other than 0 loses the effective set at execve(2), as ambient stays empty.
+        "capabilities": {
+            "bounding": capabilities,
+            "effective": capabilities,
+            "permitted": capabilities,
+            "inheritable": [],
+            "ambient": [],
+        },
+        "noNewPrivileges": grant.no_new_privileges,
+        "oomScoreAdj": grant.resources.oom_score_adj,
+    }
+
+
+def _linux(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
+    linux: dict[str, object] = {
+        "namespaces": _namespaces(grant, layout),
+        "resources": _resources(grant.resources, grant),
+        "maskedPaths": list(grant.masked_paths),
+        "readonlyPaths": list(grant.readonly_paths),
+        "devices": [_device(device) for device in layout.devices],
+    }
+    if layout.cgroups_path:
+        linux["cgroupsPath"] = layout.cgroups_path
+    if grant.seccomp is not None:
+        names = frozenset(name.removeprefix("CAP_") for name in grant.capabilities)
+        linux["seccomp"] = filter_of(grant.seccomp, names, layout.machine)
+    return linux
+
+
+def _namespaces(grant: ContainerGrant, layout: SpecLayout) -> list[dict[str, str]]:
+    result = [{"type": "mount"}]
+    if not layout.host_pid:
+        result.append({"type": "pid"})
+    if layout.cgroup_namespace and not grant.privileged:
+        result.append({"type": "cgroup"})
+    pinned = {"network": layout.network_ns, "ipc": layout.ipc_ns, "uts": layout.uts_ns}
+    result += [{"type": kind, "path": path} for kind, path in pinned.items() if path is not None]
+    return result
+
+
+def _resources(asked: Resources, grant: ContainerGrant) -> dict[str, object]:
+    cpu: dict[str, object] = {
+        "shares": asked.cpu_shares,
+        "quota": asked.cpu_quota_us,
+        "period": asked.cpu_period_us,
+        "cpus": asked.cpuset_cpus,
+        "mems": asked.cpuset_mems,
+    }
+    memory = {"limit": asked.memory_limit_bytes, "swap": asked.memory_swap_limit_bytes}
+    allowed: list[dict[str, object]] = [{"allow": grant.privileged, "access": "rwm"}]
+    result: dict[str, object] = {
+        "devices": allowed,
+        "cpu": {key: value for key, value in cpu.items() if value and value != -1},
+        "memory": {key: value for key, value in memory.items() if value > 0},
+    }
+    if grant.pids_limit is not None:
+        result["pids"] = {"limit": grant.pids_limit}
+    if asked.hugepage_limits_bytes:
+        result["hugepageLimits"] = [
+            {"pageSize": size, "limit": limit}
+            for size, limit in sorted(asked.hugepage_limits_bytes.items())
+        ]
+    if asked.unified:
+        result["unified"] = dict(asked.unified)
+    return result
+
+
+def _device(device: DeviceNode) -> dict[str, object]:
+    return {
+        "path": device.path,
+        "type": device.kind,
+        "major": device.major,
+        "minor": device.minor,
+        "fileMode": device.mode,
+        "uid": device.uid,
+        "gid": device.gid,
+    }
+
+
+def _mounts(grant: ContainerGrant, layout: SpecLayout) -> list[dict[str, object]]:
+    sealed = [] if grant.privileged else ["ro"]
+    safe = ["nosuid", "noexec", "nodev"]
+    result = [
+        _mount("/proc", "proc", "proc", safe),
+        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _mount("/dev/pts", "devpts", "devpts", _devpts_options()),
+        _mount("/dev/mqueue", "mqueue", "mqueue", safe),
+        _mount("/sys", "sysfs", "sysfs", [*safe, *sealed]),
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*safe, "relatime", *sealed]),
+    ]
+    result.append(
+        _mount("/dev/shm", "bind", layout.shm_path, ["rbind", *safe])  # noqa: S108
+        if layout.shm_path
+        else _mount("/dev/shm", "tmpfs", "shm", [*safe, "mode=1777", "size=65536k"])  # noqa: S108
+    )
+    files = {"/etc/resolv.conf": layout.resolv_conf, "/etc/hostname": layout.hostname_file}
+    access = "ro" if grant.readonly_rootfs else "rw"
+    asked = {mount.container_path for mount in layout.mounts}
+    result += [
+        _mount(target, "bind", source, ["rbind", "rprivate", access])
+        for target, source in files.items()
+        if source and target not in asked
+    ]
+    return [m for m in result if m["destination"] not in asked] + _volumes(grant, layout)
+
+
+def _devpts_options() -> list[str]:
+    options = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
+    return [*options, f"gid={_TTY_GROUP}"]
+
+
+def _volumes(grant: ContainerGrant, layout: SpecLayout) -> list[dict[str, object]]:
+    """Return the volumes, folders before what is inside them: they are mounted in this order."""
+    ordered = sorted(layout.mounts, key=lambda mount: mount.container_path.rstrip("/").count("/"))
+    return [_mount(m.container_path, "bind", m.host_path, _options(m, grant)) for m in ordered]
+
+
+def _options(mount: Mount, grant: ContainerGrant) -> list[str]:
+    propagation = {
+        Propagation.PRIVATE: "rprivate",
+        Propagation.HOST_TO_CONTAINER: "rslave",
+        Propagation.BIDIRECTIONAL: "rshared",
+    }[mount.propagation]
+    if not mount.readonly:
+        return ["rbind", propagation, "rw"]
+    whole = mount.recursive_readonly or mount.container_path in grant.recursive_readonly
+    return ["rbind", propagation, "ro", *(["rro"] if whole else [])]
+
+
+def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, object]:
+    return {"destination": target, "type": kind, "source": source, "options": options}

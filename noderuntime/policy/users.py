@@ -1,0 +1,54 @@
+"""Which numeric user a container's process may have, judged after the image's passwd was read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from noderuntime.errors import InvalidArgumentError
+from noderuntime.policy.denial import Denial
+from noderuntime.policy.facts import ContainerFacts
+from noderuntime.policy.model import ContainerConfig, ResolvedUser
+
+HIGHEST_ID: Final = 2**32 - 2  # 2^32-1 means 'leave unchanged' to setresuid(2)
+
+
+def require_in_range(container: str, user: ResolvedUser) -> None:
+    """Raise InvalidArgumentError for an ID that Linux does not have; it must never wrap to 0."""
+    ids: dict[str, tuple[int, ...]] = {
+        "runAsUser": (user.uid,),
+        "runAsGroup": (user.gid,),
+        "supplementalGroups": user.additional_gids,
+    }
+    for field, numbers in ids.items():
+        for number in numbers:
+            if not 0 <= number <= HIGHEST_ID:
+                raise InvalidArgumentError(
+                    f"containers[{container}].securityContext.{field}: {number} is not "
+                    f"between 0 and {HIGHEST_ID}"
+                )
+
+
+def is_allowed(facts: ContainerFacts) -> Iterator[Denial]:
+    """Refuse user 0 where the profile says nonRoot, and users outside of its ranges."""
+    rules, uid = facts.rules, facts.image.user.uid
+    if rules.non_root and uid == 0:
+        yield facts.deny(
+            "securityContext.runAsUser",
+            _source(facts.container, uid),
+            "runAs.nonRoot is true",
+            "set runAsUser to another user than 0, or use an image with such a USER",
+        )
+    if rules.users and not any(low <= uid <= high for low, high in rules.users):
+        ranges = ", ".join(f"{low}-{high}" for low, high in rules.users[:4])
+        yield facts.deny(
+            "securityContext.runAsUser",
+            _source(facts.container, uid),
+            f"runAs.users has {ranges}",
+            "set runAsUser to one of these",
+        )
+
+
+def _source(container: ContainerConfig, uid: int) -> str:
+    asked = container.security.run_as_user is not None or container.security.run_as_username
+    return str(uid) if asked else f"{uid} (the image's user)"

@@ -1,0 +1,221 @@
+"""The status of NodeRuntimes and SecurityProfiles: what is true now, in conditions, counts and a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from noderuntime.api.model import API_VERSION
+from noderuntime_operator.reconcile.observed import Body, NodeRuntimeSeen, PodSeen, ProfileSeen
+from noderuntime_operator.reconcile.plan import Action, Apply, Kind
+from noderuntime_operator.reconcile.resolve import Resolution
+from noderuntime_operator.reconcile.view import View, desired_name
+
+_NAMED: Final = 5  # nodes or Pods that a message names before it counts the rest
+_MOST_USERS: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verdict:
+    """``state`` is which of the three conditions is True."""
+
+    state: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Nodes:
+    matched: tuple[str, ...]
+    pending: tuple[str, ...]  # of matched
+    conflicting: dict[str, str]
+    stale: int
+
+
+def write_status(view: View, now: datetime) -> tuple[Action, ...]:
+    """Return the statuses that differ from what is written, each as one apply."""
+    actions: list[Action] = []
+    for runtime in view.observed.node_runtimes:
+        if runtime.name not in view.released:
+            wanted = _runtime_status(view, runtime, now)
+            actions += _write(Kind.NODE_RUNTIME, runtime.name, runtime.status, wanted)
+    for profile in view.observed.profiles:
+        wanted = _profile_status(view, profile, now)
+        actions += _write(Kind.SECURITY_PROFILE, profile.name, profile.status, wanted)
+    return tuple(actions)
+
+
+def _write(kind: Kind, name: str, live: Body, wanted: Body) -> list[Action]:
+    if live == wanted:
+        return []
+    head = {"apiVersion": API_VERSION, "kind": kind.value, "metadata": {"name": name}}
+    return [Apply(kind=kind, name=name, body=head | {"status": wanted}, status=True)]
+
+
+def _runtime_status(view: View, runtime: NodeRuntimeSeen, now: datetime) -> dict[str, Any]:
+    nodes = _nodes(view, runtime)
+    resolution = view.resolutions[runtime.name]
+    verdict = _verdict(view, resolution, nodes)
+    served = len(nodes.matched) - len(nodes.pending)
+    conditions = [
+        _condition(runtime.status, runtime.generation, verdict, kind, now)
+        for kind in ("Ready", "Reconciling", "Stalled")
+    ]
+    return {
+        "observedGeneration": runtime.generation,
+        "conditions": conditions,
+        "nodes": {
+            "matched": len(nodes.matched),
+            "served": served,
+            "pending": len(nodes.pending),
+            "conflicting": len(nodes.conflicting),
+            "stale": nodes.stale,
+        },
+        "servedNodes": f"{served}/{len(nodes.matched)}",
+        "runtimeClassName": runtime.spec.handler if runtime.spec else "",
+        "profileGeneration": resolution.profile_generation,
+    }
+
+
+def _nodes(view: View, runtime: NodeRuntimeSeen) -> _Nodes:
+    matched = view.claims.won.get(runtime.name, ())
+    handler = runtime.spec.handler if runtime.spec else ""
+    return _Nodes(
+        matched=matched,
+        pending=tuple(node for node in matched if not _serves(view, node, handler)),
+        conflicting=dict(view.claims.lost.get(runtime.name, {})),
+        stale=sum(_has_stale(view, node) for node in matched),
+    )
+
+
+def _serves(view: View, node: str, handler: str) -> bool:
+    wanted, state = view.desired.get(node), view.states.get(node)
+    status = state.status if state else None
+    if wanted is None or status is None or status.revision is None:
+        return False
+    return status.revision.digest == wanted.digest and handler in status.handlers
+
+
+def _has_stale(view: View, node: str) -> bool:
+    state = view.states.get(node)
+    return bool(state and state.status and state.status.stale_containers)
+
+
+def _verdict(view: View, resolution: Resolution, nodes: _Nodes) -> _Verdict:
+    runtime = resolution.runtime
+    if runtime.deleting:
+        return _deleting(view.in_use.get(runtime.name, ()), runtime)
+    if resolution.stall:
+        stall = resolution.stall
+        return _Verdict(state="Stalled", reason=stall.reason, message=stall.message)
+    if nodes.conflicting:
+        return _conflict(runtime, nodes)
+    if nodes.pending:
+        return _pending(view, nodes)
+    if not nodes.matched:
+        text = "no node matches the selector; nodes that come to match will serve it"
+        return _Verdict(state="Ready", reason="NoMatchingNodes", message=text)
+    count = _count(len(nodes.matched), "node")
+    stale = (
+        f"; {_count(nodes.stale, 'node')} with containers of an earlier revision, which keep "
+        "what they were started with until they are made anew"
+        if nodes.stale
+        else ""
+    )
+    return _Verdict(state="Ready", reason="Served", message=f"served by {count}{stale}")
+
+
+def _deleting(pods: Sequence[PodSeen], runtime: NodeRuntimeSeen) -> _Verdict:
+    handler = runtime.spec.handler if runtime.spec else runtime.name
+    if not pods:
+        text = "nothing uses it any more: removing the RuntimeClass"
+        return _Verdict(state="Reconciling", reason="Deleting", message=text)
+    names = _listed([str(pod) for pod in pods])
+    text = (
+        f"deleted, and waiting for {_count(len(pods), 'Pod')} that {'uses' if len(pods) == 1 else 'use'} "
+        f"handler {handler}: {names}; it goes when they are gone"
+    )
+    return _Verdict(state="Reconciling", reason="InUse", message=text)
+
+
+def _conflict(runtime: NodeRuntimeSeen, nodes: _Nodes) -> _Verdict:
+    handler = runtime.spec.handler if runtime.spec else ""
+    older = " and ".join(sorted(set(nodes.conflicting.values())))
+    text = (
+        f"handler {handler} is served by the older NodeRuntime {older} on "
+        f"{_count(len(nodes.conflicting), 'node')} that this one selects too: "
+        f"{_listed(sorted(nodes.conflicting))}; make the selectors disjoint or choose another handler"
+    )
+    return _Verdict(state="Stalled", reason="HandlerConflict", message=text)
+
+
+def _pending(view: View, nodes: _Nodes) -> _Verdict:
+    reasons = [f"{node} ({_why_pending(view, node)})" for node in nodes.pending]
+    served = len(nodes.matched) - len(nodes.pending)
+    text = f"served by {served} of {_count(len(nodes.matched), 'node')}; waiting for {_listed(reasons)}"
+    return _Verdict(state="Reconciling", reason="Progressing", message=text)
+
+
+def _why_pending(view: View, node: str) -> str:
+    state = view.states.get(node)
+    status = state.status if state else None
+    if state is None or status is None or status.observed_generation < 0:
+        return "its agent has not reported"
+    ready = next((each for each in status.conditions if each.type == "Ready"), None)
+    if ready and ready.status != "True" and ready.message:
+        return ready.message
+    wanted = desired_name(view, node)
+    return f"it does not serve revision {wanted} yet" if wanted else "it keeps its revision"
+
+
+def _profile_status(view: View, profile: ProfileSeen, now: datetime) -> dict[str, Any]:
+    users = sorted(
+        each.name
+        for each in view.observed.node_runtimes
+        if each.spec and each.spec.security_profile_ref.name == profile.name
+    )
+    verdict = _Verdict(
+        state="Ready",
+        reason="InUse" if users else "NotUsed",
+        message=f"used by {_listed(users)}" if users else "no NodeRuntime refers to it",
+    )
+    if profile.spec is None:
+        text = f"this operator cannot read the spec: {profile.problem}"
+        verdict = _Verdict(state="Stalled", reason="InvalidSpec", message=text)
+    condition = _condition(profile.status, profile.generation, verdict, "Ready", now)
+    status: dict[str, Any] = {
+        "observedGeneration": profile.generation,
+        "conditions": [condition],
+    }
+    return status | ({"usedBy": users[:_MOST_USERS]} if users else {})
+
+
+def _condition(
+    live: Body, generation: int, verdict: _Verdict, kind: str, now: datetime
+) -> dict[str, Any]:
+    status = "True" if verdict.state == kind else "False"
+    conditions: Sequence[Body] = live.get("conditions", ())
+    nothing: Body = {}
+    before = next((each for each in conditions if each.get("type") == kind), nothing)
+    changed = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+    since = before.get("lastTransitionTime") if before.get("status") == status else changed
+    told = kind == "Ready" or status == "True"
+    return {
+        "type": kind,
+        "status": status,
+        "observedGeneration": generation,
+        "lastTransitionTime": since,
+        "reason": verdict.reason,
+        "message": verdict.message[:32768] if told else "",
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,42 @@
+"""An in-memory fake of network/ports.py."""
+
+from __future__ import annotations
+
+from noderuntime.errors import NetworkError
+from noderuntime.network.ports import Attachment
+
+
+class FakeNetwork:
+    """``Network``: hands out 10.88.0.2, 10.88.0.3, ...; ``faults`` are used up one by one."""
+
+    def __init__(self) -> None:
+        self.attached: dict[str, tuple[str, ...]] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.faults: dict[str, BaseException] = {}
+        self.not_ready = ""
+        self._next = 2
+
+    def _at(self, call: str, sandbox_id: str) -> None:
+        self.calls.append((call, sandbox_id))
+        if (fault := self.faults.pop(call, None)) is not None:
+            raise fault
+
+    async def attach(self, attachment: Attachment) -> tuple[str, ...]:
+        self._at("network.attach", attachment.sandbox_id)
+        if self.not_ready:
+            raise NetworkError(self.not_ready)
+        addresses = (f"10.88.0.{self._next}",)
+        self._next += 1
+        self.attached[attachment.sandbox_id] = addresses
+        return addresses
+
+    async def detach(self, attachment: Attachment) -> None:
+        self._at("network.detach", attachment.sandbox_id)
+        self.attached.pop(attachment.sandbox_id, None)
+
+    def not_ready_because(self) -> str:
+        return self.not_ready
+
+    def census(self) -> frozenset[str]:
+        """Return everything that exists."""
+        return frozenset(f"attachment {sandbox_id}" for sandbox_id in self.attached)

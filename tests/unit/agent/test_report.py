@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from noderuntime.agent.cluster import NodeState
+from noderuntime.agent.report import Observation, status_of
+from noderuntime.api.state import NodeRuntimeStateSpec, RevisionRef
+from noderuntime.cri.client import RuntimeStatus, Served
+from noderuntime.errors import ConfigError, NodeRuntimeError, UnavailableError
+
+DIGEST = "sha256:" + "a" * 64
+OTHER = "sha256:" + "b" * 64
+STATE = NodeState(
+    name="node-a",
+    uid="u1",
+    generation=3,
+    spec=NodeRuntimeStateSpec(
+        node_name="node-a", revision=RevisionRef(name="noderuntime-aaaaaaaaaaaa", digest=DIGEST)
+    ),
+)
+T1, T2 = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
+
+
+def runtime(revision: str = DIGEST, error: str = "", stale: int = 0) -> RuntimeStatus:
+    return RuntimeStatus(
+        name="noderuntime",
+        version="1",
+        conditions=(),
+        handlers=("", "crun", "restricted"),
+        served=Served(
+            revision=revision,
+            revision_error=error,
+            handlers=("restricted",),
+            stale_containers=tuple(f"ns/pod/{number:03}" for number in reversed(range(stale))),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "status", "reason"),
+    [
+        pytest.param(Observation(runtime=runtime()), "True", "Served", id="served"),
+        pytest.param(Observation(runtime=runtime(OTHER)), "False", "RevisionNotServed", id="old"),
+        pytest.param(Observation(runtime=runtime("")), "False", "RevisionNotServed", id="none"),
+        pytest.param(
+            Observation(runtime=runtime("", "digest is wrong")),
+            "False",
+            "RevisionRefused",
+            id="the runtime refuses it",
+        ),
+        pytest.param(
+            Observation(runtime=None, runtime_error=UnavailableError("no answer")),
+            "False",
+            "RuntimeUnavailable",
+            id="runtime away",
+        ),
+        pytest.param(
+            Observation(runtime=runtime(OTHER), revision_error=ConfigError("was changed")),
+            "False",
+            "InvalidConfiguration",
+            id="revision changed by hand",
+        ),
+    ],
+)
+def test_ready_says_whether_the_declared_revision_is_served(
+    seen: Observation, status: str, reason: str
+) -> None:
+    written = status_of(STATE, seen, T1)
+    assert written.observed_generation == 3
+    (ready,) = written.conditions
+    assert (ready.type, ready.status, ready.reason) == ("Ready", status, reason)
+    assert (ready.observed_generation, ready.last_transition_time) == (3, T1)
+    assert ready.message
+
+
+def test_the_same_look_gives_the_same_status_later() -> None:
+    first = status_of(STATE, Observation(runtime=runtime()), T1)
+    again = status_of(replace(STATE, status=first), Observation(runtime=runtime()), T2)
+    assert again == first
+
+
+def test_times_change_when_what_they_are_of_changes() -> None:
+    first = status_of(STATE, Observation(runtime=runtime(OTHER)), T1)
+    then = status_of(replace(STATE, status=first), Observation(runtime=runtime()), T2)
+    assert then.revision is not None
+    assert (then.revision.digest, then.revision.served_at) == (DIGEST, T2)
+    assert then.conditions[0].last_transition_time == T2
+
+
+def test_what_was_served_stays_when_the_runtime_is_away() -> None:
+    first = status_of(STATE, Observation(runtime=runtime(stale=1)), T1)
+    error: NodeRuntimeError = UnavailableError("no answer\nin time")
+    away = status_of(
+        replace(STATE, status=first), Observation(runtime=None, runtime_error=error), T2
+    )
+    assert away.revision == first.revision
+    assert away.handlers == ("restricted",)
+    assert away.stale_containers == first.stale_containers
+    assert away.conditions[0].message == "no answer in time"
+
+
+def test_stale_containers_are_the_first_hundred_in_order() -> None:
+    written = status_of(STATE, Observation(runtime=runtime(stale=150)), T1)
+    assert len(written.stale_containers) == 100
+    assert written.stale_containers[:2] == ("ns/pod/000", "ns/pod/001")

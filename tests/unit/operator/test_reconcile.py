@@ -1,0 +1,514 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from noderuntime.api.revision import Revision
+from noderuntime_operator.reconcile.names import AGENT, EMPTIED_AT, FINALIZER
+from noderuntime_operator.reconcile.plan import Apply, Kind
+from noderuntime_operator.reconcile.steps import KEPT_REVISIONS
+from noderuntime_operator.reconcile.view import EMPTY
+from tests.fakes.operator_cluster import FakeCluster
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    made = FakeCluster()
+    made.profile("web")
+    made.node("n1", pool="web")
+    made.node("n2")
+    return made
+
+
+def condition(cluster: FakeCluster, name: str, kind: str = "Ready") -> Json:
+    conditions = cluster.of(Kind.NODE_RUNTIME)[name]["status"]["conditions"]
+    found: Json = next(each for each in conditions if each["type"] == kind)
+    return found
+
+
+def handlers_of(cluster: FakeCluster, node: str) -> dict[str, str]:
+    """Handler -> NodeRuntime, of the revision that the node is told to serve."""
+    name = cluster.of(Kind.STATE)[node]["spec"]["revision"]["name"]
+    revision = Revision.model_validate(cluster.of(Kind.REVISION)[name]["data"])
+    return {each.name: each.node_runtime for each in revision.handlers}
+
+
+def test_a_noderuntime_gets_all_that_belongs_to_it(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted", nodeSelector={"matchLabels": {"pool": "web"}})
+    cluster.settle()
+    assert cluster.of(Kind.NODE_RUNTIME)["restricted"]["metadata"]["finalizers"] == [FINALIZER]
+    assert cluster.names(Kind.RUNTIME_CLASS) == ["restricted"]
+    assert cluster.names(Kind.DAEMON_SET) == [AGENT]
+    assert cluster.names(Kind.STATE) == ["n1"]
+    assert handlers_of(cluster, "n1") == {"restricted": "restricted"}
+    status = cluster.of(Kind.NODE_RUNTIME)["restricted"]["status"]
+    assert status["nodes"] == {
+        "matched": 1,
+        "served": 1,
+        "pending": 0,
+        "conflicting": 0,
+        "stale": 0,
+    }
+    assert (status["observedGeneration"], status["servedNodes"]) == (1, "1/1")
+    assert [condition(cluster, "restricted", kind)["status"] for kind in _KINDS] == [
+        "True",
+        "False",
+        "False",
+    ]
+
+
+_KINDS = ("Ready", "Reconciling", "Stalled")
+
+
+def test_a_second_pass_writes_nothing(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted", resources={"overhead": {"cpu": "1000m", "memory": "1Gi"}})
+    cluster.settle()
+    # as the API server writes quantities
+    cluster.of(Kind.RUNTIME_CLASS)["restricted"]["overhead"]["podFixed"]["cpu"] = "1"
+    cluster.now += timedelta(hours=1)
+    assert cluster.run_pass().actions == ()
+
+
+def test_the_finalizer_comes_before_all_else(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    first = cluster.run_pass().actions[0]
+    assert isinstance(first, Apply)
+    assert first.body["metadata"]["finalizers"] == [FINALIZER]
+
+
+def test_a_revision_is_published_before_a_node_is_told(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    kinds = [action.kind for action in cluster.run_pass().actions]
+    assert kinds.index(Kind.REVISION) < kinds.index(Kind.STATE)
+
+
+def test_until_the_agents_report_it_is_reconciling_and_names_the_nodes(
+    cluster: FakeCluster,
+) -> None:
+    cluster.runtime("restricted")
+    cluster.run_pass()
+    assert condition(cluster, "restricted")["status"] == "False"
+    assert condition(cluster, "restricted", "Reconciling")["status"] == "True"
+    message = condition(cluster, "restricted")["message"]
+    assert message == (
+        "served by 0 of 2 nodes; waiting for n1 (its agent has not reported), n2 (its agent has not reported)"
+    )
+
+
+def test_what_an_agent_says_is_in_the_message(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted", nodeSelector={"matchLabels": {"pool": "web"}})
+    cluster.run_pass()
+    ready = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "RevisionRefused",
+        "message": "the digest is wrong",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    cluster.of(Kind.STATE)["n1"]["status"] = {"observedGeneration": 1, "conditions": [ready]}
+    cluster.run_pass()
+    assert "n1 (the digest is wrong)" in condition(cluster, "restricted")["message"]
+
+
+def test_an_edit_is_rolled_out_and_counts_as_reconciling_until_it_is_served(
+    cluster: FakeCluster,
+) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    before = cluster.of(Kind.STATE)["n1"]["spec"]["revision"]["name"]
+    cluster.edit(Kind.SECURITY_PROFILE, "web", rootFilesystem="ReadOnly")
+    cluster.run_pass()
+    assert cluster.of(Kind.STATE)["n1"]["spec"]["revision"]["name"] != before
+    assert condition(cluster, "restricted", "Reconciling")["status"] == "True"
+    cluster.settle()
+    assert condition(cluster, "restricted")["status"] == "True"
+    assert cluster.of(Kind.NODE_RUNTIME)["restricted"]["status"]["profileGeneration"] == 2
+
+
+def test_stale_containers_are_counted(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    cluster.of(Kind.STATE)["n1"]["status"]["staleContainers"] = ["default/web/web"]
+    cluster.run_pass()
+    status = cluster.of(Kind.NODE_RUNTIME)["restricted"]["status"]
+    assert status["nodes"]["stale"] == 1
+    assert (
+        "1 node with containers of an earlier revision"
+        in condition(cluster, "restricted")["message"]
+    )
+
+
+def test_a_selector_that_matches_nothing_is_ready_and_says_so(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted", nodeSelector={"matchLabels": {"pool": "none"}})
+    cluster.settle()
+    ready = condition(cluster, "restricted")
+    assert (ready["status"], ready["reason"]) == ("True", "NoMatchingNodes")
+
+
+def test_a_condition_keeps_its_time_while_its_status_stays(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted", nodeSelector={"matchLabels": {"pool": "none"}})
+    cluster.settle()
+    before = condition(cluster, "restricted")
+    cluster.node("n3", pool="none")
+    cluster.settle()
+    after = condition(cluster, "restricted")
+    assert before["reason"] != after["reason"]
+    assert (
+        condition(cluster, "restricted", "Stalled")["lastTransitionTime"]
+        == before["lastTransitionTime"]
+    )
+
+
+# Profiles that are missing
+
+
+def test_without_its_profile_it_is_stalled_and_serves_nothing(cluster: FakeCluster) -> None:
+    cluster.delete(Kind.SECURITY_PROFILE, "web")
+    cluster.runtime("restricted")
+    cluster.settle()
+    stalled = condition(cluster, "restricted", "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "ProfileNotFound")
+    assert "SecurityProfile web does not exist" in stalled["message"]
+    assert cluster.names(Kind.STATE) == []
+
+
+def test_when_its_profile_goes_nodes_keep_the_revision(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    before = cluster.of(Kind.STATE)["n1"]["spec"]
+    cluster.delete(Kind.SECURITY_PROFILE, "web")
+    cluster.settle()
+    assert cluster.of(Kind.STATE)["n1"]["spec"] == before
+    assert condition(cluster, "restricted", "Stalled")["reason"] == "ProfileNotFound"
+    cluster.profile("web")
+    cluster.settle()
+    assert condition(cluster, "restricted")["status"] == "True"
+
+
+def test_a_missing_profile_holds_only_its_own_handler_back(cluster: FakeCluster) -> None:
+    cluster.profile("other")
+    cluster.runtime("restricted")
+    cluster.runtime("free", "free", securityProfileRef={"name": "other"})
+    cluster.settle()
+    cluster.delete(Kind.SECURITY_PROFILE, "web")
+    cluster.edit(Kind.SECURITY_PROFILE, "other", privileged="Allow")
+    cluster.settle()
+    assert handlers_of(cluster, "n1") == {"restricted": "restricted", "free": "free"}
+    assert condition(cluster, "free")["status"] == "True"
+
+
+def test_a_lost_revision_is_not_replaced_by_a_part_of_it(cluster: FakeCluster) -> None:
+    cluster.profile("other")
+    cluster.runtime("restricted")
+    cluster.runtime("free", "free", securityProfileRef={"name": "other"})
+    cluster.settle()
+    before = cluster.of(Kind.STATE)["n1"]["spec"]
+    cluster.delete(Kind.SECURITY_PROFILE, "web")
+    cluster.of(Kind.REVISION).clear()
+    cluster.run_pass()
+    assert cluster.of(Kind.STATE)["n1"]["spec"] == before
+
+
+def test_a_spec_that_cannot_be_read_keeps_what_nodes_serve(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    before = cluster.of(Kind.STATE)["n1"]["spec"]
+    cluster.edit(Kind.NODE_RUNTIME, "restricted", fieldOfTheFuture=True)
+    cluster.settle()
+    assert cluster.of(Kind.STATE)["n1"]["spec"] == before
+    assert cluster.names(Kind.RUNTIME_CLASS) == ["restricted"]
+    stalled = condition(cluster, "restricted", "Stalled")
+    assert (stalled["reason"], "fieldOfTheFuture" in stalled["message"]) == ("InvalidSpec", True)
+
+
+# Conflicts
+
+
+def test_the_older_of_two_with_one_handler_wins(cluster: FakeCluster) -> None:
+    cluster.runtime("older", nodeSelector={"matchLabels": {"pool": "web"}})
+    cluster.runtime("younger")
+    cluster.settle()
+    assert handlers_of(cluster, "n1") == {"restricted": "older"}
+    assert handlers_of(cluster, "n2") == {"restricted": "younger"}
+    stalled = condition(cluster, "younger", "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "HandlerConflict")
+    assert (
+        "served by the older NodeRuntime older on 1 node that this one selects too: n1"
+        in stalled["message"]
+    )
+    assert condition(cluster, "older")["status"] == "True"
+
+
+def test_the_younger_takes_over_when_the_older_goes(cluster: FakeCluster) -> None:
+    cluster.runtime("older")
+    cluster.runtime("younger")
+    cluster.settle()
+    cluster.delete(Kind.NODE_RUNTIME, "older")
+    cluster.settle()
+    assert cluster.names(Kind.NODE_RUNTIME) == ["younger"]
+    assert handlers_of(cluster, "n1") == {"restricted": "younger"}
+    assert condition(cluster, "younger")["status"] == "True"
+    assert (
+        cluster.of(Kind.RUNTIME_CLASS)["restricted"]["metadata"]["labels"][
+            "noderuntime.io/node-runtime"
+        ]
+        == "younger"
+    )
+
+
+def test_two_with_one_handler_on_different_nodes_share_the_runtimeclass(
+    cluster: FakeCluster,
+) -> None:
+    cluster.node("n3", pool="db", zone="a")
+    cluster.runtime("web", nodeSelector={"matchLabels": {"pool": "web", "os": "linux"}})
+    cluster.runtime("db", nodeSelector={"matchLabels": {"pool": "db", "os": "linux"}})
+    cluster.settle()
+    made = cluster.of(Kind.RUNTIME_CLASS)["restricted"]
+    assert made["scheduling"] == {"nodeSelector": {"os": "linux"}}
+
+
+# The RuntimeClass
+
+
+def test_a_runtimeclass_says_overhead_and_where_to_run(cluster: FakeCluster) -> None:
+    cluster.runtime(
+        "restricted",
+        nodeSelector={"matchLabels": {"pool": "web"}},
+        resources={"overhead": {"memory": "8Mi"}},
+    )
+    cluster.settle()
+    made = cluster.of(Kind.RUNTIME_CLASS)["restricted"]
+    assert made["handler"] == "restricted"
+    assert made["overhead"] == {"podFixed": {"memory": "8Mi"}}
+    assert made["scheduling"] == {"nodeSelector": {"pool": "web"}}
+    assert made["metadata"]["ownerReferences"][0]["name"] == "restricted"
+
+
+def test_a_field_that_is_taken_away_goes_from_the_runtimeclass(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted", resources={"overhead": {"memory": "8Mi"}})
+    cluster.settle()
+    cluster.edit(Kind.NODE_RUNTIME, "restricted", resources={})
+    cluster.settle()
+    assert "overhead" not in cluster.of(Kind.RUNTIME_CLASS)["restricted"]
+
+
+@pytest.mark.parametrize("kind", [Kind.RUNTIME_CLASS, Kind.DAEMON_SET, Kind.STATE, Kind.REVISION])
+def test_what_somebody_deletes_is_made_again(cluster: FakeCluster, kind: Kind) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    before = cluster.names(kind)
+    for name in before:
+        cluster.delete(kind, name)
+    cluster.settle()
+    assert cluster.names(kind) == before
+
+
+def test_a_runtimeclass_of_somebody_else_is_left_alone(cluster: FakeCluster) -> None:
+    cluster.create(Kind.RUNTIME_CLASS, "restricted", handler="runsc")
+    cluster.runtime("restricted")
+    cluster.settle()
+    assert cluster.of(Kind.RUNTIME_CLASS)["restricted"]["handler"] == "runsc"
+    stalled = condition(cluster, "restricted", "Stalled")
+    assert (stalled["reason"], stalled["status"]) == ("RuntimeClassConflict", "True")
+    cluster.delete(Kind.NODE_RUNTIME, "restricted")
+    cluster.settle()
+    assert cluster.names(Kind.NODE_RUNTIME) == []
+    assert cluster.names(Kind.RUNTIME_CLASS) == ["restricted"]
+
+
+# Deletion
+
+
+def test_a_deleted_noderuntime_waits_for_the_pods_that_use_it(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    for number in range(7):
+        cluster.pod(f"shop/web-{number}", node="n1")
+    cluster.delete(Kind.NODE_RUNTIME, "restricted")
+    cluster.settle()
+    told = condition(cluster, "restricted", "Reconciling")
+    assert (told["status"], told["reason"]) == ("True", "InUse")
+    assert told["message"] == (
+        "deleted, and waiting for 7 Pods that use handler restricted: shop/web-0, shop/web-1, shop/web-2, "
+        "shop/web-3, shop/web-4 and 2 more; it goes when they are gone"
+    )
+    assert cluster.names(Kind.RUNTIME_CLASS) == ["restricted"]
+    assert handlers_of(cluster, "n1") == {"restricted": "restricted"}
+    assert cluster.run_pass().retry_s is not None
+    for name in cluster.names("Pod"):
+        cluster.delete("Pod", name)
+    cluster.settle()
+    assert_nothing_is_left(cluster)
+
+
+def test_a_foreground_deletion_takes_the_runtimeclass_only_for_a_moment(
+    cluster: FakeCluster,
+) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    cluster.pod("shop/web", node="n1")
+    cluster.delete(Kind.NODE_RUNTIME, "restricted")
+    cluster.delete(Kind.RUNTIME_CLASS, "restricted")  # the garbage collector
+    cluster.settle()
+    made = cluster.of(Kind.RUNTIME_CLASS)["restricted"]
+    assert "ownerReferences" not in made["metadata"]
+
+
+def test_pods_that_have_ended_hold_nothing_back(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    cluster.pod("shop/job", node="n1")
+    cluster.of("Pod")["shop/job"]["status"] = {"phase": "Succeeded"}
+    cluster.delete(Kind.NODE_RUNTIME, "restricted")
+    cluster.settle()
+    assert cluster.names(Kind.NODE_RUNTIME) == []
+
+
+def test_pods_on_nodes_of_another_noderuntime_hold_nothing_back(cluster: FakeCluster) -> None:
+    cluster.runtime("older", nodeSelector={"matchLabels": {"pool": "web"}})
+    cluster.runtime("younger")
+    cluster.settle()
+    cluster.pod("shop/elsewhere", node="n2")
+    cluster.pod("shop/pending")
+    cluster.delete(Kind.NODE_RUNTIME, "older")
+    cluster.settle()
+    assert cluster.names(Kind.NODE_RUNTIME) == ["younger"]
+    assert cluster.names(Kind.RUNTIME_CLASS) == ["restricted"]
+
+
+def test_pods_of_another_runtimeclass_with_the_handler_count(cluster: FakeCluster) -> None:
+    cluster.create(Kind.RUNTIME_CLASS, "alias", handler="restricted")
+    cluster.runtime("restricted")
+    cluster.settle()
+    cluster.pod("shop/web", node="n1", runtime_class="alias")
+    cluster.delete(Kind.NODE_RUNTIME, "restricted")
+    cluster.settle()
+    assert "shop/web" in condition(cluster, "restricted", "Reconciling")["message"]
+
+
+def test_a_pod_that_comes_while_the_runtimeclass_goes_brings_it_back(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    cluster.delete(Kind.NODE_RUNTIME, "restricted")
+    cluster.run_pass()
+    assert cluster.names(Kind.RUNTIME_CLASS) == []
+    cluster.pod("shop/late", node="n1")
+    cluster.settle()
+    assert cluster.names(Kind.RUNTIME_CLASS) == ["restricted"]
+    assert cluster.names(Kind.NODE_RUNTIME) == ["restricted"]
+
+
+# Nodes that are to serve nothing any more
+
+
+def test_a_node_that_no_longer_matches_is_emptied_then_forgotten(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted", nodeSelector={"matchLabels": {"pool": "web"}})
+    cluster.settle()
+    cluster.of("Node")["n1"]["metadata"]["labels"] = {}
+    cluster.run_pass()
+    state = cluster.of(Kind.STATE)["n1"]
+    assert state["spec"]["revision"]["digest"] == EMPTY.digest
+    assert EMPTIED_AT in state["metadata"]["annotations"]
+    affinity = cluster.of(Kind.DAEMON_SET)[AGENT]["spec"]["template"]["spec"]["affinity"]
+    terms = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    cluster.run_pass()
+    assert cluster.names(Kind.STATE) == ["n1"]
+    assert terms  # the agent stays until it has reported, see the next test
+    cluster.agents_report()
+    cluster.run_pass()
+    assert cluster.names(Kind.STATE) == []
+
+
+def test_the_agent_stays_on_a_node_until_it_is_emptied(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted", nodeSelector={"matchLabels": {"pool": "web"}})
+    cluster.settle()
+    cluster.of("Node")["n1"]["metadata"]["labels"] = {}
+    cluster.run_pass()
+    spec = cluster.of(Kind.DAEMON_SET)[AGENT]["spec"]["template"]["spec"]
+    terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert terms["nodeSelectorTerms"] == [
+        {"matchExpressions": [{"key": "pool", "operator": "In", "values": ["web"]}]},
+        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]},
+    ]
+
+
+def test_a_node_whose_agent_is_away_is_forgotten_after_two_minutes(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    cluster.delete(Kind.NODE_RUNTIME, "restricted")
+    for _ in range(3):
+        cluster.run_pass()
+    assert cluster.names(Kind.STATE) == ["n1", "n2"]
+    cluster.now += timedelta(seconds=110)
+    cluster.run_pass()
+    assert cluster.names(Kind.STATE) == ["n1", "n2"]
+    cluster.now += timedelta(seconds=10)
+    cluster.run_pass()
+    cluster.run_pass()
+    assert_nothing_is_left(cluster)
+
+
+def test_a_node_that_matches_again_is_not_forgotten(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted", nodeSelector={"matchLabels": {"pool": "web"}})
+    cluster.settle()
+    cluster.of("Node")["n1"]["metadata"]["labels"] = {}
+    cluster.run_pass()
+    cluster.of("Node")["n1"]["metadata"]["labels"] = {"pool": "web"}
+    cluster.settle()
+    assert handlers_of(cluster, "n1") == {"restricted": "restricted"}
+    assert EMPTIED_AT not in cluster.of(Kind.STATE)["n1"]["metadata"].get("annotations", {})
+
+
+def test_the_state_of_a_node_that_is_gone_goes(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    cluster.delete("Node", "n2")
+    cluster.settle()
+    assert cluster.names(Kind.STATE) == ["n1"]
+
+
+# Revisions
+
+
+def test_old_revisions_are_collected_and_ten_are_kept(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    for number in range(KEPT_REVISIONS + 5):
+        cluster.edit(Kind.NODE_RUNTIME, "restricted", resources={"pidsLimit": number + 1})
+        cluster.settle()
+    kept = sorted(
+        each["data"]["handlers"][0]["resources"]["pidsLimit"]
+        for each in cluster.of(Kind.REVISION).values()
+    )
+    assert kept == list(range(KEPT_REVISIONS + 5 - KEPT_REVISIONS, KEPT_REVISIONS + 6))
+
+
+def test_nodes_with_the_same_handlers_share_a_revision(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    assert len(cluster.names(Kind.REVISION)) == 1
+
+
+def test_a_profile_says_who_uses_it(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    status = cluster.of(Kind.SECURITY_PROFILE)["web"]["status"]
+    assert status["usedBy"] == ["restricted"]
+    assert status["conditions"][0]["reason"] == "InUse"
+    cluster.delete(Kind.NODE_RUNTIME, "restricted")
+    cluster.settle()
+    assert "usedBy" not in cluster.of(Kind.SECURITY_PROFILE)["web"]["status"]
+
+
+def assert_nothing_is_left(cluster: FakeCluster) -> None:
+    for kind in (
+        Kind.NODE_RUNTIME,
+        Kind.RUNTIME_CLASS,
+        Kind.DAEMON_SET,
+        Kind.STATE,
+        Kind.REVISION,
+    ):
+        assert cluster.names(kind) == [], kind
