@@ -32,7 +32,13 @@ from tests.fakes.registry import (
 )
 from tests.root.images.trees import census, overlay
 
-BASE = [folder("etc", mode=0o750, uid=7), File("etc/a", b"1"), File("etc/b", b"2"), folder("old"), File("old/x")]
+BASE = [
+    folder("etc", mode=0o750, uid=7),
+    File("etc/a", b"1"),
+    File("etc/b", b"2"),
+    folder("old"),
+    File("old/x"),
+]
 TOP = [
     File("etc/c", b"3"),  # without an entry for etc
     File("etc/.wh.a"),
@@ -377,9 +383,7 @@ async def test_a_damaged_layout_is_refused(store: ImageStore, tmp_path: Path) ->
         await store.load(tmp_path / "none", "a")
 
 
-async def test_names_that_are_no_ids_are_refused(
-    store: ImageStore, registry: FakeRegistry
-) -> None:
+async def test_names_that_are_no_ids_are_refused(store: ImageStore, registry: FakeRegistry) -> None:
     image = await store.pull(registry.add("a", "1", IMAGE))
     for name in ("", "..", "a/b", "a" * 200, "ü"):
         with pytest.raises(Exception, match="is not a container's ID"):

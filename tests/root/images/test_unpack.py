@@ -70,7 +70,11 @@ def test_attributes_that_belong_to_the_file_are_set_and_labels_of_a_host_are_not
         "SCHILY.xattr.security.selinux": "system_u:object_r:x:s0",
         "SCHILY.xattr.trusted.secret": "x",
     }
-    unpack(make_tar([File("ping", b"x", uid=4, pax=pax), File("l", kind=tarfile.SYMTYPE, link="p", pax=pax)]))
+    unpack(
+        make_tar(
+            [File("ping", b"x", uid=4, pax=pax), File("l", kind=tarfile.SYMTYPE, link="p", pax=pax)]
+        )
+    )
 
     path = tmp_path / "diff/ping"
     assert os.getxattr(path, "security.capability")[:8] == CAPABILITY[:8]
@@ -169,7 +173,15 @@ def test_the_later_of_two_entries_counts_and_does_not_write_through(
 
 
 def test_long_and_odd_names_stay_as_they_are(unpack: Unpack, tmp_path: Path) -> None:
-    names = ["n" * 200, "d" * 120 + "/" + "f" * 120, "with\nnewline", "sp ace", "ü", "a/./b//c", "/abs"]
+    names = [
+        "n" * 200,
+        "d" * 120 + "/" + "f" * 120,
+        "with\nnewline",
+        "sp ace",
+        "ü",
+        "a/./b//c",
+        "/abs",
+    ]
     unpack(make_tar([File(name, name.encode()) for name in names]))
 
     root = tmp_path / "diff"

@@ -162,9 +162,7 @@ def test_a_layer_arrives_verified(registry: FakeRegistry, ingest: Ingest) -> Non
     assert ingest.path.read_bytes() == LAYER
 
 
-def test_a_broken_download_goes_on_where_it_stopped(
-    registry: FakeRegistry, ingest: Ingest
-) -> None:
+def test_a_broken_download_goes_on_where_it_stopped(registry: FakeRegistry, ingest: Ingest) -> None:
     registry.script = on("/blobs/", Answer(200, LAYER, cut=100), None)
     registry_of(host(registry)).blob(BLOB, ingest)
     assert ingest.path.read_bytes() == LAYER
@@ -197,9 +195,7 @@ def test_a_registry_that_always_breaks_off_is_unavailable(
 
 
 @pytest.mark.parametrize("data", [LAYER + b"!", LAYER[:-1] + b"!", LAYER[:-1]])
-def test_a_damaged_layer_is_never_kept(
-    registry: FakeRegistry, ingest: Ingest, data: bytes
-) -> None:
+def test_a_damaged_layer_is_never_kept(registry: FakeRegistry, ingest: Ingest, data: bytes) -> None:
     registry.script = on("/blobs/", Answer(200, data))
     with pytest.raises(ImageError):
         registry_of(host(registry)).blob(BLOB, ingest)
@@ -265,9 +261,7 @@ def test_basic_credentials_are_sent_when_asked_for_and_never_to_a_mirror(
     assert "Authorization" not in registry.requests[0].headers
 
 
-def token_script(
-    registry: FakeRegistry, realm: str
-) -> Callable[[Request], Answer | None]:
+def token_script(registry: FakeRegistry, realm: str) -> Callable[[Request], Answer | None]:
     challenge = f'Bearer realm="{realm}",service="reg",scope="repository:app:pull"'
     ask = Answer(401, headers={"WWW-Authenticate": challenge})
     return lambda r: None if r.headers.get("Authorization") == "Bearer t0ken" else ask
