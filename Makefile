@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE ?= 1
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-up: venv packages ## a one-node Kubernetes cluster on this machine, with our runtime, and a governed Pod
+up: venv ## a one-node Kubernetes cluster on this machine, with our runtime, and a governed Pod
 	$(PY) -m e2e.cluster up
 
 down: venv ## take it away again, with everything that it left
@@ -30,11 +30,11 @@ test: check root e2e ## everything: check, tests that need root, the real cluste
 root: venv packages ## tests on real namespaces, mounts and OCI runtimes
 	$(PY) -m pytest tests/root tests/contract
 
-e2e: venv packages ## tests on the real cluster, which is made if it is not up
+e2e: venv ## tests on the real cluster, which is made if it is not up
 	$(PY) -m pytest e2e
 
-image: venv ## the image of operator and agent, as an OCI layout
-	$(PY) -m e2e.cluster build
+image: venv ## the images, as OCI layouts: the same digest from the same input
+	$(PY) -m e2e.cluster image
 
 generate: venv ## write the generated files: CRDs, protobuf messages
 	$(PY) -m noderuntime.api.crd

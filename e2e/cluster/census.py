@@ -58,7 +58,7 @@ def take() -> Census:
     return {
         "processes": _processes(),
         "mounts": _mounts(),
-        "network namespaces": _network_namespaces(),
+        "namespaces": _namespaces(),
         "links": _lines("ip", "-o", "link", "show"),
         "addresses": _lines("ip", "-o", "address", "show"),
         "routes": _lines("ip", "route", "show", "table", "all"),
@@ -146,8 +146,8 @@ def _mounts() -> list[str]:
     return sorted(found)
 
 
-def _network_namespaces() -> list[str]:
-    """Inodes of the namespaces that a process is in or a mount pins."""
+def _namespaces() -> list[str]:
+    """Network namespaces that a process is in, and namespaces of any kind that a mount pins."""
     found: set[str] = set()
     for pid in processes.all_pids():
         try:
@@ -165,12 +165,14 @@ def _lines(*argv: str) -> list[str]:
         return []
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     # Lifetimes, counters and queues' states change by themselves.
-    cleaned = re.sub(r"valid_lft \S+ preferred_lft \S+|counter packets \d+ bytes \d+", "", done.stdout)
+    cleaned = re.sub(
+        r"valid_lft \S+ preferred_lft \S+|counter packets \d+ bytes \d+", "", done.stdout
+    )
     return [line.rstrip() for line in cleaned.splitlines() if line.strip()]
 
 
 def _legacy_rules() -> list[str]:
-    """Rules of the older iptables, where the kernel still has it; reading must not create tables."""
+    """Rules of the older iptables, where the kernel has it; reading them must not make tables."""
     found: list[str] = []
     for names, program in (
         ("/proc/net/ip_tables_names", "iptables-legacy-save"),

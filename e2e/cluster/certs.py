@@ -44,9 +44,8 @@ class Leaf:
 def leaves(node: str) -> tuple[Leaf, ...]:
     """Every certificate of the cluster."""
     local = ("localhost", node)
-    api_names = tuple(
-        "kubernetes" + suffix for suffix in ("", ".default", ".default.svc")
-    ) + ("kubernetes.default.svc.cluster.local", *local)
+    service = ("kubernetes", "kubernetes.default", "kubernetes.default.svc")
+    api_names = (*service, "kubernetes.default.svc.cluster.local", *local)
     both = (_SERVER, _CLIENT)
     return (
         Leaf("etcd", "etcd-ca", "etcd", (), local, ("127.0.0.1",), both),
@@ -63,9 +62,7 @@ def leaves(node: str) -> tuple[Leaf, ...]:
         Leaf("apiserver-kubelet-client", "ca", "kube-apiserver-kubelet-client"),
         Leaf("front-proxy-client", "front-proxy-ca", "front-proxy-client"),
         Leaf("controller-manager", "ca", "system:kube-controller-manager"),
-        Leaf(
-            "controller-manager-server", "ca", "kcm", (), local, ("127.0.0.1",), (_SERVER,)
-        ),
+        Leaf("controller-manager-server", "ca", "kcm", (), local, ("127.0.0.1",), (_SERVER,)),
         Leaf("scheduler", "ca", "system:kube-scheduler"),
         Leaf("scheduler-server", "ca", "scheduler", (), local, ("127.0.0.1",), (_SERVER,)),
         Leaf("proxy", "ca", "system:kube-proxy"),

@@ -52,9 +52,7 @@ def _needs_hugetlb(layout: Layout) -> bool:
 
 def pod_groups() -> list[Path]:
     """The topmost cgroups of Pods, in every hierarchy."""
-    return [
-        root / name for root in hierarchies() for name in POD_GROUPS if (root / name).is_dir()
-    ]
+    return [root / name for root in hierarchies() for name in POD_GROUPS if (root / name).is_dir()]
 
 
 def members(group: Path) -> set[int]:

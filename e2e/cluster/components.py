@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 from e2e.cluster.layout import (
     API_PORT,
@@ -23,16 +22,17 @@ from e2e.cluster.layout import (
     Layout,
     node_name,
 )
+from e2e.cluster.processes import Command
 
 API_URL = f"https://{NODE_IP}:{API_PORT}"
 
 
-def etcd(layout: Layout) -> list[str]:
-    """etcd on the loopback, which only client certificates of its own authority may use."""
+def etcd(layout: Layout) -> Command:
+    """An etcd on the loopback, which only client certificates of its own authority may use."""
     pki = layout.pki
     peer = f"https://127.0.0.1:{ETCD_PEER_PORT}"
     client = f"https://127.0.0.1:{ETCD_PORT}"
-    return [
+    argv = (
         layout.binary("etcd"),
         "--name=node",
         f"--data-dir={layout.data / 'etcd'}",
@@ -55,11 +55,12 @@ def etcd(layout: Layout) -> list[str]:
         "--logger=zap",
         # The cluster is thrown away by `make down`, so it need not survive a power cut.
         "--unsafe-no-fsync",
-    ]
+    )
+    return Command("etcd", argv)
 
 
-def registry(layout: Layout) -> tuple[list[str], str]:
-    """The registry's command and its configuration."""
+def registry(layout: Layout) -> Command:
+    """The registry, over TLS as everything else."""
     path = layout.config / "registry.json"
     content = {
         "version": 0.1,
@@ -73,10 +74,11 @@ def registry(layout: Layout) -> tuple[list[str], str]:
             },
         },
     }
-    return [layout.binary("docker-registry"), "serve", str(path)], json.dumps(content, indent=1)
+    argv = (layout.binary("docker-registry"), "serve", str(path))
+    return Command("registry", argv, {path: json.dumps(content, indent=1)})
 
 
-def api_server(layout: Layout) -> list[str]:
+def api_server(layout: Layout) -> Command:
     """The API server on the node's address: Node and RBAC authorization, no anonymous access."""
     pki = layout.pki
     files = {
@@ -95,7 +97,7 @@ def api_server(layout: Layout) -> list[str]:
         "service-account-key-file": "service-accounts.pub",
         "service-account-signing-key-file": "service-accounts.key",
     }
-    return [
+    argv = (
         layout.binary("kube-apiserver"),
         *(f"--{option}={pki / file}" for option, file in files.items()),
         f"--advertise-address={NODE_IP}",
@@ -116,14 +118,15 @@ def api_server(layout: Layout) -> list[str]:
         "--requestheader-extra-headers-prefix=X-Remote-Extra-",
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-cluster-ip-range={SERVICE_CIDR}",
-    ]
+    )
+    return Command("kube-apiserver", argv)
 
 
-def controller_manager(layout: Layout) -> list[str]:
+def controller_manager(layout: Layout) -> Command:
     """The controllers, each with a service account of its own."""
     pki = layout.pki
     kubeconfig = layout.kubeconfigs / "controller-manager.json"
-    return [
+    argv = (
         layout.binary("kube-controller-manager"),
         f"--kubeconfig={kubeconfig}",
         f"--authentication-kubeconfig={kubeconfig}",
@@ -144,13 +147,14 @@ def controller_manager(layout: Layout) -> list[str]:
         f"--tls-private-key-file={pki / 'controller-manager-server.key'}",
         f"--flex-volume-plugin-dir={layout.kubelet / 'volume-plugins'}",
         "--leader-elect=false",  # there is one; a restart need not wait for a lease
-    ]
+    )
+    return Command("kube-controller-manager", argv)
 
 
-def scheduler(layout: Layout) -> list[str]:
+def scheduler(layout: Layout) -> Command:
     """The scheduler."""
     kubeconfig = layout.kubeconfigs / "scheduler.json"
-    return [
+    argv = (
         layout.binary("kube-scheduler"),
         f"--kubeconfig={kubeconfig}",
         f"--authentication-kubeconfig={kubeconfig}",
@@ -160,11 +164,12 @@ def scheduler(layout: Layout) -> list[str]:
         f"--tls-cert-file={layout.pki / 'scheduler-server.crt'}",
         f"--tls-private-key-file={layout.pki / 'scheduler-server.key'}",
         "--leader-elect=false",
-    ]
+    )
+    return Command("kube-scheduler", argv)
 
 
-def proxy(layout: Layout) -> tuple[list[str], str]:
-    """kube-proxy's command and configuration."""
+def proxy(layout: Layout) -> Command:
+    """kube-proxy with nftables."""
     path = layout.config / "kube-proxy.json"
     content = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -184,11 +189,12 @@ def proxy(layout: Layout) -> tuple[list[str], str]:
             "tcpCloseWaitTimeout": "0s",
         },
     }
-    return [layout.binary("kube-proxy"), f"--config={path}"], json.dumps(content, indent=1)
+    argv = (layout.binary("kube-proxy"), f"--config={path}")
+    return Command("kube-proxy", argv, {path: json.dumps(content, indent=1)})
 
 
-def kubelet(layout: Layout, *, tracing: bool) -> tuple[list[str], str]:
-    """The kubelet's command and configuration; our runtime is the only one it knows."""
+def kubelet(layout: Layout, *, tracing: bool) -> Command:
+    """The kubelet; our runtime is the only one it knows."""
     pki = layout.pki
     path = layout.config / "kubelet.json"
     content: dict[str, object] = {
@@ -222,7 +228,7 @@ def kubelet(layout: Layout, *, tracing: bool) -> tuple[list[str], str]:
     }
     if tracing:
         content["tracing"] = {"endpoint": COLLECTOR, "samplingRatePerMillion": 1_000_000}
-    argv = [
+    argv = (
         layout.binary("kubelet"),
         f"--config={path}",
         f"--kubeconfig={layout.kubeconfigs / 'kubelet.json'}",
@@ -230,12 +236,12 @@ def kubelet(layout: Layout, *, tracing: bool) -> tuple[list[str], str]:
         f"--cert-dir={layout.kubelet / 'pki'}",
         f"--hostname-override={node_name()}",
         f"--node-ip={NODE_IP}",
-    ]
-    return argv, json.dumps(content, indent=1)
+    )
+    return Command("kubelet", argv, {path: json.dumps(content, indent=1)})
 
 
-def runtime(layout: Layout, *, tracing: bool) -> tuple[list[str], dict[str, str], dict[Path, str]]:
-    """Our runtime: command, environment, and the files it reads."""
+def runtime(layout: Layout, *, tracing: bool) -> Command:
+    """Our runtime, as on any node; it trusts the local registry by our authority."""
     files = {
         RUNTIME_ETC / "config.toml": (
             f'socket = "{RUNTIME_SOCKET}"\n'
@@ -258,18 +264,18 @@ def runtime(layout: Layout, *, tracing: bool) -> tuple[list[str], dict[str, str]
             f'ca = "{layout.pki / "ca.crt"}"\n'
         ),
     }
-    argv = [sys.executable, "-m", "noderuntime", "serve", "--config"]
-    argv.append(str(RUNTIME_ETC / "config.toml"))
+    config = str(RUNTIME_ETC / "config.toml")
+    argv = (sys.executable, "-m", "noderuntime", "serve", "--config", config)
     environment = {
         "PYTHONPATH": f"{layout.repository}:{layout.repository / 'operator'}",
         "PYTHONUNBUFFERED": "1",
     }
     if tracing:
         environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://{COLLECTOR}"
-    return argv, environment, files
+    return Command("noderuntime", argv, files, environment)
 
 
-def collector(layout: Layout) -> tuple[list[str], str]:
+def collector(layout: Layout) -> Command:
     """The OpenTelemetry collector: OTLP over gRPC in, lines of JSON out."""
     path = layout.config / "collector.json"
     content = {
@@ -281,4 +287,5 @@ def collector(layout: Layout) -> tuple[list[str], str]:
             "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["file"]}},
         },
     }
-    return [layout.binary("collector"), f"--config={path}"], json.dumps(content, indent=1)
+    argv = (layout.binary("collector"), f"--config={path}")
+    return Command("collector", argv, {path: json.dumps(content, indent=1)})

@@ -39,7 +39,7 @@ _KUBELET_ACCESS: Final[dict[str, object]] = {
 
 
 def kubectl(layout: Layout, *words: str, text: str | None = None, timeout_s: float = 120) -> str:
-    """kubectl as the administrator; raises ClusterError with what it said."""
+    """Run kubectl as the administrator; raises ClusterError with what it said."""
     argv = [layout.binary("kubectl"), f"--kubeconfig={layout.kubeconfig}", *words]
     # Its discovery cache would go to the home folder.
     cache = f"--cache-dir={layout.root / 'kubectl-cache'}"
@@ -47,7 +47,7 @@ def kubectl(layout: Layout, *words: str, text: str | None = None, timeout_s: flo
 
 
 def helm(layout: Layout, *words: str, timeout_s: float = 180) -> str:
-    """helm with its own folders in .cluster, not in the home."""
+    """Run helm with its own folders in .cluster, not in the home."""
     folders = {
         f"HELM_{kind}_HOME": str(layout.root / "helm" / kind.lower())
         for kind in ("CACHE", "CONFIG", "DATA")
@@ -96,7 +96,7 @@ def install_chart(layout: Layout, tell: Callable[[str], None]) -> bool:
         *("--set", f"image.digest={digest}"),
     )
     tell("waiting for the operator")
-    wait_rollout(layout, NAMESPACE, "deployment")
+    wait_rollout(layout, NAMESPACE)
     return True
 
 
@@ -120,19 +120,21 @@ def _digest_of(folder: Path, *more: str) -> str:
     return digest.hexdigest()
 
 
-def wait_rollout(layout: Layout, namespace: str, kind: str) -> None:
-    """Wait until every object of a kind is rolled out; says what its Pods say when it is not."""
-    names = kubectl(layout, "get", kind, "-n", namespace, "-o", "name").split()
-    for name in names:
-        try:
-            kubectl(
-                layout,
-                *("rollout", "status", name, "-n", namespace, f"--timeout={READY_S:.0f}s"),
-                timeout_s=READY_S + 10,
-            )
-        except ClusterError as error:
-            events = kubectl(layout, "events", "-n", namespace)
-            raise ClusterError(f"{error}\nevents in {namespace}:\n{events}") from error
+def wait_rollout(layout: Layout, namespace: str, name: str = "") -> None:
+    """Wait until Deployments are rolled out; says what the events say when they are not."""
+    found = kubectl(layout, "get", "deployment", "-n", namespace, "-o", "name").split()
+    names = [f"deployment.apps/{name}"] if name else found
+    for each in names:
+        _wait(layout, namespace, "rollout", "status", each)
+
+
+def _wait(layout: Layout, namespace: str, *words: str) -> None:
+    argv = (*words, "-n", namespace, f"--timeout={READY_S:.0f}s")
+    try:
+        kubectl(layout, *argv, timeout_s=READY_S + 10)
+    except ClusterError as error:
+        events = kubectl(layout, "events", "-n", namespace)
+        raise ClusterError(f"{error}\nevents in {namespace}:\n{events}") from error
 
 
 def apply_examples(layout: Layout) -> bool:
@@ -140,28 +142,25 @@ def apply_examples(layout: Layout) -> bool:
     folder = layout.repository / "examples"
     if not folder.is_dir():
         return False
-    # The API server accepts a CRD's objects a moment after the CRD; the operator makes the class.
+    out = _apply(layout, folder)
+    listed = kubectl(layout, "get", "-f", str(folder), "-o", "json")
+    items: list[dict[str, Any]] = json.loads(listed).get("items", [])
+    for item in items:
+        name, namespace = item["metadata"]["name"], item["metadata"].get("namespace", "")
+        if item["kind"] == "Deployment":
+            wait_rollout(layout, namespace, name)
+        elif item["kind"] == "Pod":
+            _wait(layout, namespace, "wait", "--for=condition=Ready", f"pod/{name}")
+    return any(line and not line.endswith("unchanged") for line in out.splitlines())
+
+
+def _apply(layout: Layout, folder: Path) -> str:
+    # The API server takes a CRD's objects a moment after the CRD.
     deadline = time.monotonic() + 30
     while True:
         try:
-            out = kubectl(layout, "apply", "-f", str(folder))
-            break
+            return kubectl(layout, "apply", "-f", str(folder))
         except ClusterError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
-    changed = any(line and not line.endswith("unchanged") for line in out.splitlines())
-    for namespace in _namespaces(layout, folder):
-        wait_rollout(layout, namespace, "deployment")
-        pods = kubectl(layout, "get", "pods", "-n", namespace, "-o", "name").split()
-        if pods:
-            wait = ("wait", "--for=condition=Ready", "pod", "--all", "-n", namespace)
-            kubectl(layout, *wait, f"--timeout={READY_S:.0f}s", timeout_s=READY_S + 10)
-    return changed
-
-
-def _namespaces(layout: Layout, folder: Path) -> list[str]:
-    out = kubectl(layout, "get", "-f", str(folder), "-o", "json")
-    items: list[dict[str, Any]] = json.loads(out).get("items", [])
-    found = {item["metadata"].get("namespace", "") for item in items}
-    return sorted(found - {""})

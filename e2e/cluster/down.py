@@ -1,4 +1,4 @@
-"""``down``: nothing of the cluster is left, whatever of it lives and wherever ``up`` was cut off."""
+"""``down``: nothing is left, whatever of it still lives and wherever ``up`` was cut off."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Removing what kube-proxy and the CNI plugins leave in the kernel's packet filter.
 
 kube-proxy has nftables tables of its own. The CNI plugins work through iptables, whose nftables
-variant keeps its tables for ever, so tables that were not there before and hold nothing are deleted.
+variant keeps its tables for ever, so those that were not there before and are empty are deleted.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ def _clear(layout: Layout, program: str, table: str) -> None:
 def removal(table: str, listed: str) -> str:
     """Input for iptables-restore that removes our chains from a table; empty if there are none."""
     chains = [
-        match[1]
-        for match in re.finditer(r"(?m)^:(\S+) -", listed)
-        if _OURS.fullmatch(match[1])
+        match[1] for match in re.finditer(r"(?m)^:(\S+) -", listed) if _OURS.fullmatch(match[1])
     ]
     if not chains:
         return ""

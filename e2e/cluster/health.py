@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import ssl
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from e2e.cluster import processes
@@ -73,8 +71,3 @@ def answers(url: str, tls: ssl.SSLContext | None = None) -> Callable[[], bool]:
         return True
 
     return is_so
-
-
-def socket_is_there(path: Path) -> Callable[[], bool]:
-    """A check that a Unix socket exists."""
-    return path.is_socket

@@ -102,7 +102,7 @@ def _settings(state: State) -> bool:
 
 
 def tables(layout: Layout) -> list[str]:
-    """nftables' tables as 'family name'; empty if nft is not there."""
+    """The tables of nftables as 'family name'; empty if nft is not there."""
     if not shutil.which("nft", path=layout.environment()["PATH"]):
         return []
     out = processes.run(["nft", "list", "tables"], layout)
@@ -147,7 +147,7 @@ def _drops_forwarded(layout: Layout) -> bool:
 
 def cni_config(layout: Layout, *, drops_forwarded: bool) -> dict[str, object]:
     """A bridge with addresses from the Pod range, hairpin so that a Pod reaches its own Service."""
-    bridge = {
+    bridge: dict[str, object] = {
         "type": "bridge",
         "bridge": POD_LINK,
         "isGateway": True,

@@ -13,6 +13,7 @@ from typing import Final
 
 from e2e.cluster import build, processes
 from e2e.cluster.layout import (
+    KUBERNETES_VERSION,
     NODE_LINK,
     POD_LINK,
     PORTS,
@@ -80,8 +81,8 @@ def go_problem(version: str, toolchain: str) -> str | None:
     if fetches:
         return None
     return (
-        f"Go {found[0]}.{found[1]} is too old for Kubernetes {build.KUBERNETES_VERSION}: install Go "
-        "1.26 or newer, or unset GOTOOLCHAIN so that Go 1.21+ fetches it"
+        f"Go {found[0]}.{found[1]} is too old for Kubernetes {KUBERNETES_VERSION}: install Go 1.26 "
+        "or newer, or unset GOTOOLCHAIN so that Go 1.21+ fetches it"
     )
 
 
@@ -156,7 +157,7 @@ def holder_of(port: int) -> str:
     for pid in processes.all_pids():
         try:
             for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-                if os.readlink(descriptor) in inodes:
+                if str(descriptor.readlink()) in inodes:
                     return f"{processes.command_of(pid)[:60]} (PID {pid})"
         except OSError:
             continue

@@ -7,18 +7,20 @@ outlived the runtime) are found by the marker in their environment.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from e2e.cluster.layout import MARKER, Layout
 from e2e.cluster.state import ClusterError, State
 
-TERM_S: Final = 10.0
+TERM_S: Final = 3.0  # what the cluster stores is thrown away, so nobody needs long to end
 _children: Final[list[subprocess.Popen[bytes]]] = []  # kept, so that nobody warns of them
 
 
@@ -105,35 +107,49 @@ def _signal(pid: int, sign: signal.Signals) -> None:
         return
 
 
-def start(
-    state: State,
-    layout: Layout,
-    name: str,
-    argv: Sequence[str],
-    environment: Mapping[str, str] | None = None,
-) -> bool:
-    """Start a component unless it runs with the same command; True when it was started.
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A component: how it is started, and the files that it reads."""
+
+    name: str
+    argv: tuple[str, ...]
+    files: Mapping[Path, str] = field(default_factory=dict[Path, str])
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def digest(self) -> str:
+        """Of all that decides how it runs."""
+        files = {str(path): content for path, content in self.files.items()}
+        return hashlib.sha256(repr((self.argv, files, self.environment)).encode()).hexdigest()
+
+
+def start(state: State, layout: Layout, command: Command) -> bool:
+    """Start a component unless it runs as it should; True when it was started.
 
     Its output goes to ``.cluster/logs/NAME.log``. It has a session of its own, so that closing
     the terminal does not end it.
     """
-    entry = state.find("process", name=name)
+    entry = state.find("process", name=command.name)
     if entry and is_alive(entry["pid"], entry["started"]):
-        if entry["argv"] == list(argv):
+        if entry["digest"] == command.digest():
             return False
         end([entry["pid"]])
     if entry:
         state.forget(entry)
-    entry = state.record("process", name=name, argv=list(argv), pid=None, started=None)
+    for path, content in command.files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    entry = state.record(
+        "process", name=command.name, digest=command.digest(), pid=None, started=None
+    )
     layout.logs.mkdir(parents=True, exist_ok=True)
-    with (layout.logs / f"{name}.log").open("ab") as log:
+    with (layout.logs / f"{command.name}.log").open("ab") as log:
         child = subprocess.Popen(
-            argv,
+            command.argv,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd=layout.root,
-            env=layout.environment() | dict(environment or {}),
+            env=layout.environment() | dict(command.environment),
             start_new_session=True,
         )
     _children.append(child)

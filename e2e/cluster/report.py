@@ -23,14 +23,14 @@ def summary(layout: Layout) -> str:
 
 
 def _node(layout: Layout) -> str:
-    nodes: list[dict[str, Any]] = json.loads(deploy.kubectl(layout, "get", "nodes", "-o", "json"))[
-        "items"
-    ]
+    out = deploy.kubectl(layout, "get", "nodes", "-o", "json")
+    nodes: list[dict[str, Any]] = json.loads(out)["items"]
     lines: list[str] = []
     for node in nodes:
         status = node["status"]
         ready = next(c["status"] for c in status["conditions"] if c["type"] == "Ready")
-        names = [h["name"] or "(default)" for h in status.get("runtimeHandlers") or []]
+        handlers: list[dict[str, str]] = status.get("runtimeHandlers") or []
+        names = [handler.get("name") or "(default)" for handler in handlers]
         info = status["nodeInfo"]
         lines.append(
             f"node {node['metadata']['name']}: {'Ready' if ready == 'True' else 'not ready'}, "
@@ -52,7 +52,15 @@ def next_steps(layout: Layout) -> str:
         if example
         else ["kubectl get nodes -o yaml", "kubectl get events -A"]
     )
-    return "\n".join([first, "", "Try next:", *(f"  {line}" for line in shown), "  kubectl get noderuntimes,securityprofiles"])
+    return "\n".join(
+        [
+            first,
+            "",
+            "Try next:",
+            *(f"  {line}" for line in shown),
+            "  kubectl get noderuntimes,securityprofiles",
+        ]
+    )
 
 
 def _example_pod(layout: Layout) -> str:

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -70,8 +70,10 @@ class State:
                 return entry
         return None
 
-    def set_fact(self, name: str, value: object) -> None:
+    def set_fact(self, name: str, *, value: object) -> None:
         """Remember something about the whole cluster, e.g. that tracing is on."""
+        if self.facts.get(name) == value:
+            return
         with self._lock:
             self.facts[name] = value
             self._write()
@@ -91,7 +93,7 @@ class State:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Generator[None]:
     """One up or down at a time; the kernel drops the lock when the process dies."""
     root.mkdir(parents=True, exist_ok=True)
     root.chmod(0o711)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +63,7 @@ def end_pods() -> None:
 
 
 def monitors() -> list[int]:
-    """conmon and OCI runtime processes that work below our run folder."""
+    """The conmon and OCI runtime processes that work below our run folder."""
     names = {"conmon", "crun", "runc"}
     found: list[int] = []
     for pid in processes.all_pids():
@@ -181,7 +182,7 @@ def undo_all(layout: Layout, state: State) -> list[str]:
         attempt("mounts", lambda: unmount_below(*folders))
     for entry in reversed(list(state.entries)):
         what = " ".join(str(entry.get(key, "")) for key in ("kind", "name", "path", "key"))
-        if attempt(what.strip(), lambda entry=entry: UNDO[entry["kind"]](layout, entry)):
+        if attempt(what.strip(), partial(UNDO[entry["kind"]], layout, entry)):
             state.forget(entry)
     return problems
 

@@ -20,8 +20,7 @@ from e2e.cluster import (
     processes,
 )
 from e2e.cluster.layout import (
-    API_PORT,
-    NODE_IP,
+    ETCD_PORT,
     REGISTRY,
     RUNTIME_ETC,
     RUNTIME_RUN,
@@ -29,9 +28,10 @@ from e2e.cluster.layout import (
     RUNTIME_STATE,
     Layout,
 )
+from e2e.cluster.processes import Command
 from e2e.cluster.progress import Progress
 from e2e.cluster.stages import Stage, run_stages
-from e2e.cluster.state import State
+from e2e.cluster.state import ClusterError, State
 
 # Places of the kubelet that no flag moves: /var/lib/kubelet (device plugins), /var/log/containers.
 KUBELET_FIXED: Final = Path("/var/lib/kubelet")
@@ -67,11 +67,16 @@ def up(layout: Layout, state: State, wanted: Wanted) -> bool:
 
 
 def _up_to(stages: list[Stage], last: str) -> list[Stage]:
-    """The stage and those that it needs, in order."""
-    wanted = {last}
-    for stage in reversed(stages):
-        if stage.name in wanted:
-            wanted.update(stage.needs)
+    """The stage and all that it needs; raises ClusterError if there is no such stage."""
+    needs = {stage.name: stage.needs for stage in stages}
+    if last not in needs:
+        raise ClusterError(f"there is no stage {last!r}; there are {', '.join(needs)}")
+    wanted: set[str] = set()
+    left = [last]
+    while left:
+        name = left.pop()
+        wanted.add(name)
+        left += needs[name]
     return [stage for stage in stages if stage.name in wanted]
 
 
@@ -88,9 +93,10 @@ class _Up:
     def stages(self) -> list[Stage]:
         """Every stage with what it waits for, in an order that fits."""
         collector = ("collector",) if self.wanted.tracing else ()
+        built = build.is_built(self.layout)
         stages = [
             Stage("packages", self.packages, (), 1),
-            Stage("programs", self.programs, ("packages",), 500),
+            Stage("programs", self.programs, ("packages",), 0.1 if built else 500),
             Stage("clients", lambda: build.fetch_clients(self.layout), (), 3),
             Stage("certificates", self.certificates, (), 0.3),
             Stage("network", self.network, ("packages",), 0.3),
@@ -117,6 +123,7 @@ class _Up:
     def programs(self) -> bool:
         changed = debian.unpack_programs(self.layout)
         tell = self._teller("programs")
+        changed |= build.build_go(self.layout, build.ETCD, tell)
         changed |= build.build_go(self.layout, build.KUBERNETES, tell)
         if self.wanted.tracing:
             changed |= build.build_go(self.layout, build.COLLECTOR, tell)
@@ -130,77 +137,67 @@ class _Up:
 
     def etcd(self) -> bool:
         tls = health.context(self.layout, "apiserver-etcd-client", "etcd-ca")
-        (self.layout.data / "etcd").mkdir(parents=True, exist_ok=True)
-        (self.layout.data / "etcd").chmod(0o700)
-        url = "https://127.0.0.1:2379/health"
+        url = f"https://127.0.0.1:{ETCD_PORT}/health"
+        folder = self.layout.data / "etcd"
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
         return self._component(
-            "etcd", components.etcd(self.layout), lambda: health.get_json(url, tls)["health"] == "true"
+            components.etcd(self.layout), lambda: health.get_json(url, tls)["health"] == "true"
         )
 
     def registry(self) -> bool:
-        argv, config = components.registry(self.layout)
-        self._write(Path(argv[-1]), config)
         self.layout.registry.mkdir(parents=True, exist_ok=True)
         tls = health.context(self.layout, None)
-        return self._component("registry", argv, health.answers(f"https://{REGISTRY}/v2/", tls))
+        command = components.registry(self.layout)
+        return self._component(command, health.answers(f"https://{REGISTRY}/v2/", tls))
 
     def api_server(self) -> bool:
         tls = health.context(self.layout, "admin")
-        url = f"https://{NODE_IP}:{API_PORT}/readyz"
-        argv = components.api_server(self.layout)
-        return self._component("kube-apiserver", argv, health.answers(url, tls))
+        command = components.api_server(self.layout)
+        return self._component(command, health.answers(f"{components.API_URL}/readyz", tls))
 
     def control_plane(self) -> bool:
-        started = self._start("kube-controller-manager", components.controller_manager(self.layout))
-        started |= self._start("kube-scheduler", components.scheduler(self.layout))
+        commands = (
+            components.controller_manager(self.layout),
+            components.scheduler(self.layout),
+        )
+        started = [self._start(command) for command in commands]
         tls = health.context(self.layout, None)
-        for name, port in (("kube-controller-manager", 10257), ("kube-scheduler", 10259)):
-            self._wait(name, health.answers(f"https://127.0.0.1:{port}/healthz", tls))
-        if started:
+        for command, port in zip(commands, (10257, 10259), strict=True):
+            self._wait(command.name, health.answers(f"https://127.0.0.1:{port}/healthz", tls))
+        if any(started):
             deploy.grant_api_server_the_kubelet(self.layout)
-        return started
+        return any(started)
 
     def collector(self) -> bool:
-        argv, config = components.collector(self.layout)
-        self._write(Path(argv[-1].partition("=")[2]), config)
         self.layout.data.mkdir(parents=True, exist_ok=True)
-        return self._start("collector", argv)
+        self.state.set_fact("tracing", value=True)
+        return self._start(components.collector(self.layout))
 
     def runtime(self) -> bool:
         cgroups.set_up(self.layout, self.state)
         for path in (RUNTIME_ETC, RUNTIME_STATE, RUNTIME_RUN):
-            self.state.record("path", path=str(path))
+            self._claim(path)
             path.mkdir(exist_ok=True)
             # Searchable, or a user namespace cannot reach its root filesystem below it.
             path.chmod(0o711)
-        self.state.record("path", path="/run/crun", made=not Path("/run/crun").exists())
-        argv, environment, files = components.runtime(self.layout, tracing=self.wanted.tracing)
-        for path, content in files.items():
-            self._write(path, content)
-        started = processes.start(self.state, self.layout, "noderuntime", argv, environment)
-        self._wait("noderuntime", health.socket_is_there(RUNTIME_SOCKET))
-        return started
+        command = components.runtime(self.layout, tracing=self.wanted.tracing)
+        return self._component(command, RUNTIME_SOCKET.is_socket)
 
     def kubelet(self) -> bool:
-        argv, config = components.kubelet(self.layout, tracing=self.wanted.tracing)
-        self._write(Path(argv[1].partition("=")[2]), config)
-        self.state.record("path", path=str(KUBELET_FIXED), made=not KUBELET_FIXED.exists())
-        self.state.record(
-            "pod-log-links", path=str(POD_LOG_LINKS), made=not POD_LOG_LINKS.exists()
-        )
+        self._claim(KUBELET_FIXED)
+        if not self.state.find("pod-log-links"):
+            made = not POD_LOG_LINKS.exists()
+            self.state.record("pod-log-links", path=str(POD_LOG_LINKS), made=made)
         for folder in (self.layout.kubelet, self.layout.pod_logs):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o711)
-        started = self._start("kubelet", argv)
-        self._wait("kubelet", health.answers("http://127.0.0.1:10248/healthz"))
-        return started
+        command = components.kubelet(self.layout, tracing=self.wanted.tracing)
+        return self._component(command, health.answers("http://127.0.0.1:10248/healthz"))
 
     def proxy(self) -> bool:
-        argv, config = components.proxy(self.layout)
-        self._write(Path(argv[1].partition("=")[2]), config)
-        started = self._start("kube-proxy", argv)
-        self._wait("kube-proxy", health.answers("http://127.0.0.1:10249/healthz"))
-        return started
+        command = components.proxy(self.layout)
+        return self._component(command, health.answers("http://127.0.0.1:10249/healthz"))
 
     def images(self) -> bool:
         return deploy.push_images(self.layout, self._teller("images"))
@@ -214,12 +211,12 @@ class _Up:
     def _teller(self, stage: str) -> Callable[[str], None]:
         return lambda text: self.progress.note(stage, text)
 
-    def _start(self, name: str, argv: list[str]) -> bool:
-        return processes.start(self.state, self.layout, name, argv)
+    def _start(self, command: Command) -> bool:
+        return processes.start(self.state, self.layout, command)
 
-    def _component(self, name: str, argv: list[str], is_ready: Callable[[], bool]) -> bool:
-        started = self._start(name, argv)
-        self._wait(name, is_ready)
+    def _component(self, command: Command, is_ready: Callable[[], bool]) -> bool:
+        started = self._start(command)
+        self._wait(command.name, is_ready)
         return started
 
     def _wait(self, name: str, is_ready: Callable[[], bool]) -> None:
@@ -227,8 +224,7 @@ class _Up:
             f"{name} ready", is_ready, state=self.state, layout=self.layout, components=(name,)
         )
 
-    @staticmethod
-    def _write(path: Path, content: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.read_text() != content:
-            path.write_text(content)
+    def _claim(self, path: Path) -> None:
+        """Write down that a path is made by us, unless it is there already or claimed."""
+        if not self.state.find("path", path=str(path)) and not path.exists():
+            self.state.record("path", path=str(path))

@@ -106,6 +106,8 @@ def _add_log_level(command: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = parser().parse_args(argv)
+    # gRPC's own lines are not JSON, and tell of every client that goes away.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         match options.command:
             case "serve":

@@ -14,18 +14,20 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from noderuntime.api.config import Config, load_config
-from noderuntime.cli import parts, places, tracing
+from noderuntime.cli import places, tracing
+from noderuntime.cli.parts import parts_of
 from noderuntime.cli.signals import notify, until_signal
 from noderuntime.cri.image_service import ImageService
 from noderuntime.cri.runtime_service import RuntimeService
 from noderuntime.cri.server import CriServer
-from noderuntime.engine.node_engine import NodeEngine
+from noderuntime.cri.streaming.server import StreamingServer
+from noderuntime.engine.engine import Engine
 from noderuntime.telemetry import http, log, metrics, trace
 
 if TYPE_CHECKING:
     import argparse
 
-    from noderuntime.engine.engine import Engine
+    from noderuntime.host.ports import CgroupDriver
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +37,51 @@ def main(options: argparse.Namespace) -> int:
     log.setup(logging.getLevelNamesMapping()[options.log_level.upper()])
     config = load_config(options.config)
     with places.only_one(config):
-        asyncio.run(until_signal(_serve(config)))
+        asyncio.run(until_signal(serve(config)))
     return 0
+
+
+async def serve(config: Config) -> None:
+    """Recover, then answer until cancelled."""
+    parts = parts_of(config)
+    engine = Engine(parts)
+    readiness = Readiness(config, engine)
+    probes = http.Probes(not_ready_because=readiness.not_ready_because, metrics=metrics.render)
+    async with http.serving(config.metrics.address, probes):
+        await engine.recover()
+        readiness.recovered = True
+        metrics.watch_node(lambda: reading(engine))
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(engine.run(), name="engine")
+            follows = group.create_task(
+                tracing.follow(config.revision, lambda: engine.status().revision), name="tracing"
+            )
+            try:
+                await answer(config, engine, parts.cgroups.driver())
+            finally:
+                running.cancel()
+                follows.cancel()
+        await trace.shutdown()
+
+
+async def answer(config: Config, engine: Engine, driver: CgroupDriver) -> None:
+    """Open the sockets until cancelled. Raises ConfigError, UnavailableError."""
+    streaming = StreamingServer(engine, config.streaming.address)
+    runtime = RuntimeService(engine, streaming, driver)
+    server = CriServer(config.socket, runtime, ImageService(engine))
+    await streaming.start()
+    try:
+        await server.start()
+        try:
+            gc.collect()
+            gc.freeze()  # what was imported stays: the collector need not walk it again and again
+            notify("READY=1")
+            _log.info("serving", extra={"socket": str(config.socket)})
+            await asyncio.Event().wait()
+        finally:
+            await server.stop()
+    finally:
+        await streaming.stop()
 
 
 class Readiness:

@@ -119,6 +119,14 @@ def unimplemented_stream(method: Method) -> Handler:
     return streaming(method, refuse)
 
 
+async def contained(what: str, work: Awaitable[None]) -> None:
+    """Await work that has no caller to tell of a bug: it is logged here, once."""
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001  # the boundary
+        _log.error("work without a caller failed", exc_info=error, extra={"what": what})
+
+
 def ids_of(request: Message) -> dict[str, str]:
     """Return what names the request's object, for the log."""
     found: dict[str, str] = {}

@@ -124,4 +124,6 @@ def _served(text: str, name: str, socket: Path) -> Served:
 def _reason(error: aio.AioRpcError) -> str:
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return "no answer in time"
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return "nothing listens there"
     return (error.details() or error.code().name).splitlines()[0]

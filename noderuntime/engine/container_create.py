@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from noderuntime.engine import admission
 from noderuntime.engine.devices import device_nodes
@@ -219,7 +219,7 @@ async def drop_record(work: ContainerWork) -> None:
     await work.node.store.containers.drop(work.record.id)
 
 
-CREATE_CONTAINER = Verb[ContainerWork](
+CREATE_CONTAINER: Final[Verb[ContainerWork]] = Verb(
     name="create_container",
     steps=(
         Step(name="bundle", do=_make_bundle, undo=remove_bundle),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Final
 
 from noderuntime.engine.container_create import (
     discard_snapshot,
@@ -43,10 +44,11 @@ async def _stop(work: ContainerWork) -> None:
 
 async def _forget(work: ContainerWork) -> None:
     await drop_record(work)
+    await work.node.journal.end_others(work.intent(REMOVE_CONTAINER.name))
     work.node.endings.wake(work.record.id)
 
 
-REMOVE_CONTAINER = Verb[ContainerWork](
+REMOVE_CONTAINER: Final[Verb[ContainerWork]] = Verb(
     name="remove_container",
     steps=(
         Step(name="stop", do=_stop),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from noderuntime.engine.container_create import require_ready
 from noderuntime.engine.jobs import describe
@@ -21,7 +22,7 @@ from noderuntime.host.ports import MonitorRequest
 
 START_ERROR = "StartError"
 START_ERROR_CODE = 128
-NO_LOG = Path("/dev/null")
+NO_LOG = Path()  # what the monitor takes for "keep no log"
 
 
 async def start_container(node: Node, container_id: str) -> None:
@@ -122,7 +123,7 @@ async def mark_created(work: ContainerWork) -> None:
     await work.node.store.containers.put(created)
 
 
-START_CONTAINER = Verb[ContainerWork](
+START_CONTAINER: Final[Verb[ContainerWork]] = Verb(
     name="start_container",
     steps=(
         Step(name="log", do=_make_log_directory),

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from functools import partial
+from typing import Final
 
 from noderuntime.engine.exits import wait_ended
 from noderuntime.engine.jobs import describe
@@ -80,7 +81,7 @@ async def _send(work: ContainerWork, number: int) -> None:
         )
 
 
-STOP_CONTAINER = Verb[ContainerWork](
+STOP_CONTAINER: Final[Verb[ContainerWork]] = Verb(
     name="stop_container",
     steps=(
         Step(name="signal", do=_signal),

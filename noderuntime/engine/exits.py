@@ -25,7 +25,8 @@ _log = logging.getLogger(__name__)
 UNKNOWN_CODE = 255
 UNKNOWN = "Unknown"
 LOOK_EVERY_S = 5.0
-POLL_S = 0.2
+FIRST_POLL_S = 0.01
+LONGEST_POLL_S = 1.0
 RELEASE_S = 30.0
 
 
@@ -72,6 +73,7 @@ async def wait_ended(node: Node, container_id: str, deadline: Callable[[], float
     Asked again each time, as a second StopContainer with a shorter grace moves it nearer.
     """
     loop = asyncio.get_running_loop()
+    poll_s = FIRST_POLL_S
     while True:
         record = node.store.containers.get(container_id)
         if record is None or record.state is not ContainerState.RUNNING:
@@ -79,7 +81,8 @@ async def wait_ended(node: Node, container_id: str, deadline: Callable[[], float
         left = deadline() - loop.time()
         if left <= 0:
             return False
-        await node.endings.wait(container_id, min(left, POLL_S))
+        await node.endings.wait(container_id, min(left, poll_s))
+        poll_s = min(poll_s * 2, LONGEST_POLL_S)
         await look(node, container_id)
 
 

@@ -84,9 +84,7 @@ class HandlerTable:
             handlers = {} if revision is None else self._compile(revision)
         except (NodeRuntimeError, ValueError) as error:
             self.error = f"{self._path}: {' '.join(str(error).split())}"
-            _log.error(
-                "the revision is not served", extra={"error": self.error}
-            )
+            _log.error("the revision is not served", extra={"error": self.error})
             return
         self._declared, self.error = handlers, ""
         self.revision = "" if revision is None else revision.digest

@@ -45,14 +45,21 @@ class Journal:
         """Read nothing yet."""
         self._directory = directory
         self._disk = disk
+        self._open: dict[str, set[Path]] = {}  # ID -> files
 
     async def begin(self, intent: Intent) -> None:
         """Write the intent; a second one of the same verb and object replaces the first."""
+        self._open.setdefault(intent.id, set()).add(self._file(intent))
         await self._disk.write(self._file(intent), _INTENT.dump_json(intent, exclude_none=True))
 
     async def end(self, intent: Intent) -> None:
         """Forget the intent. Not fsynced: one that comes back finds nothing to undo or do."""
-        await self._disk.forget(self._file(intent))
+        await self._forget(intent.id, self._file(intent))
+
+    async def end_others(self, intent: Intent) -> None:
+        """Forget what failed before on the same object, which is gone now."""
+        for file in self._open.get(intent.id, set()) - {self._file(intent)}:
+            await self._forget(intent.id, file)
 
     async def load(self) -> tuple[Intent, ...]:
         """Return all intents; one that cannot be read is set aside (see ``leftovers``)."""
@@ -60,14 +67,24 @@ class Journal:
         intents: list[Intent] = []
         for file in await self._disk.run(sorted, self._directory.glob("*.json")):
             try:
-                intents.append(_INTENT.validate_json(await self._disk.read(file)))
+                intent = _INTENT.validate_json(await self._disk.read(file))
             except (NodeRuntimeError, ValueError) as error:
                 await self._disk.set_aside(file)
                 _log.error(
                     "an intent is corrupted and was set aside",
                     extra={"file": str(file), "error": " ".join(str(error).split())},
                 )
+            else:
+                self._open.setdefault(intent.id, set()).add(file)
+                intents.append(intent)
         return tuple(intents)
+
+    async def _forget(self, object_id: str, file: Path) -> None:
+        await self._disk.forget(file)
+        files = self._open.get(object_id, set())
+        files.discard(file)
+        if not files:
+            self._open.pop(object_id, None)
 
     def _file(self, intent: Intent) -> Path:
         return self._directory / f"{intent.verb}-{intent.id}.json"

@@ -120,6 +120,8 @@ async def _settle_container_intent(node: Node, intent: Intent, work: ContainerWo
         if record is None or record.state is ContainerState.CREATED:
             await take_back(START_CONTAINER, work)
     elif intent.verb == STOP_CONTAINER.name:
+        await look(node, work.record.id)
+        record = node.store.containers.get(work.record.id)
         if record is not None and record.state is ContainerState.RUNNING:
             _go_on_stopping(node, record, intent)
             return  # the intent is of the stop that goes on, and ends with it

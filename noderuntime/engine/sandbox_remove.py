@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Final
 
 from noderuntime.engine.container_remove import remove_container
 from noderuntime.engine.jobs import every
@@ -38,12 +39,17 @@ async def _remove_containers(work: SandboxWork) -> None:
     await every(remove_container(work.node, container.id) for container in containers)
 
 
-REMOVE_SANDBOX = Verb[SandboxWork](
+async def _forget(work: SandboxWork) -> None:
+    await drop_record(work)
+    await work.node.journal.end_others(work.intent(REMOVE_SANDBOX.name))
+
+
+REMOVE_SANDBOX: Final[Verb[SandboxWork]] = Verb(
     name="remove_sandbox",
     steps=(
         *RELEASE,
         Step(name="remove_containers", do=_remove_containers, deadline_s=180.0),
         Step(name="files", do=remove_files),
-        Step(name="record", do=drop_record),
+        Step(name="record", do=_forget),
     ),
 )

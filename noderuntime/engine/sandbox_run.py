@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from noderuntime.engine import admission
 from noderuntime.engine.node import Node
@@ -129,7 +130,7 @@ async def drop_record(work: SandboxWork) -> None:
     await work.node.store.sandboxes.drop(work.record.id)
 
 
-RUN_SANDBOX = Verb[SandboxWork](
+RUN_SANDBOX: Final[Verb[SandboxWork]] = Verb(
     name="run_sandbox",
     steps=(
         Step(name="files", do=_make_files, undo=remove_files),

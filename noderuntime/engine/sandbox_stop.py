@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from noderuntime.engine.container_stop import stop_container
 from noderuntime.engine.jobs import Key, every
@@ -52,13 +53,13 @@ async def _mark_not_ready(work: SandboxWork) -> None:
     await work.node.store.sandboxes.put(work.record)
 
 
-RELEASE = (
-    Step[SandboxWork](name="containers", do=stop_containers, deadline_s=180.0),
-    Step[SandboxWork](name="network", do=detach, span="network.detach", deadline_s=180.0),
-    Step[SandboxWork](name="namespaces", do=remove_namespaces),
-    Step[SandboxWork](name="shm", do=unmount_shm),
+RELEASE: Final[tuple[Step[SandboxWork], ...]] = (
+    Step(name="containers", do=stop_containers, deadline_s=180.0),
+    Step(name="network", do=detach, span="network.detach", deadline_s=180.0),
+    Step(name="namespaces", do=remove_namespaces),
+    Step(name="shm", do=unmount_shm),
 )
 
-STOP_SANDBOX = Verb[SandboxWork](
+STOP_SANDBOX: Final[Verb[SandboxWork]] = Verb(
     name="stop_sandbox", steps=(*RELEASE, Step(name="record", do=_mark_not_ready))
 )

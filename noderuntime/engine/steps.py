@@ -66,7 +66,9 @@ async def perform(verb: Verb[W], work: W) -> None:
     try:
         for step in verb.steps:
             undo.push(step.name, _undo_of(step, work))
-            await _do(verb, step, work)
+            await _fault(verb, step, work, "before")
+            await _run(verb, step, work)
+            await _fault(verb, step, work, "after")
     except BaseException as error:
         if await undo.unwind(error):
             await work.node.journal.end(intent)
@@ -94,15 +96,19 @@ async def carry_through(verb: Verb[W], work: W) -> None:
     """Do all steps. On an error the intent stays on disk, so that the next start ends the work."""
     intent = work.intent(verb.name)
     await work.node.journal.begin(intent)
-    for step in verb.steps:
-        await _do(verb, step, work)
-    await work.node.journal.end(intent)
+    done = 0
+    try:
+        for step in verb.steps:
+            await _fault(verb, step, work, "before")
+            await _run(verb, step, work)
+            done += 1
+            await _fault(verb, step, work, "after")
+    finally:
+        if done == len(verb.steps):
+            await work.node.journal.end(intent)
 
 
-async def _do(verb: Verb[W], step: Step[W], work: W) -> None:
-    faults = work.node.faults
-    if faults is not None:
-        await faults(verb.name, f"{step.name}:before")
+async def _run(verb: Verb[W], step: Step[W], work: W) -> None:
     with span(step.span or f"{verb.name}.{step.name}"):
         try:
             async with asyncio.timeout(step.deadline_s):
@@ -111,8 +117,11 @@ async def _do(verb: Verb[W], step: Step[W], work: W) -> None:
             raise DeadlineExceededError(
                 f"{verb.name}: step {step.name} took more than {step.deadline_s:g} s"
             ) from error
-    if faults is not None:
-        await faults(verb.name, f"{step.name}:after")
+
+
+async def _fault(verb: Verb[W], step: Step[W], work: W, when: str) -> None:
+    if work.node.faults is not None:
+        await work.node.faults(verb.name, f"{step.name}:{when}")
 
 
 def _undo_of(step: Step[W], work: W) -> Callable[[], Awaitable[None]] | None:

@@ -40,13 +40,14 @@ class Table(Generic[R]):
 
     def __init__(
         self,
+        kind: str,
         directory: Path,
         adapter: TypeAdapter[R],
         name_of: Callable[[R], Hashable],
         disk: Disk,
     ) -> None:
         """Keep ``name_of(record)`` as a second, unique key."""
-        self._kind = directory.name.removesuffix("s")
+        self._kind = kind
         self._directory = directory
         self._adapter = adapter
         self._name_of = name_of
@@ -147,10 +148,14 @@ class Store:
     def __init__(self, state_dir: Path, disk: Disk) -> None:
         """Read nothing yet."""
         self.sandboxes: Table[SandboxRecord] = Table(
-            state_dir / "sandboxes", TypeAdapter(SandboxRecord), name_of_sandbox, disk
+            "sandbox", state_dir / "sandboxes", TypeAdapter(SandboxRecord), name_of_sandbox, disk
         )
         self.containers: Table[ContainerRecord] = Table(
-            state_dir / "containers", TypeAdapter(ContainerRecord), name_of_container, disk
+            "container",
+            state_dir / "containers",
+            TypeAdapter(ContainerRecord),
+            name_of_container,
+            disk,
         )
         # Sandboxes and containers that are being stopped or removed: nothing new is begun in them.
         self.closing: set[str] = set()

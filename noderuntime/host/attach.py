@@ -1,7 +1,7 @@
 """The client of conmon's attach socket (conmon 2.1 ``src/conn_sock.c``).
 
 A SOCK_SEQPACKET socket: each packet from conmon is one byte (2 = stdout, 3 = stderr) and the data;
-what we send is stdin. conmon writes blockingly, so a client that does not read holds the container up.
+what we send is stdin. conmon writes blockingly: a client that does not read holds the container up.
 """
 
 from __future__ import annotations

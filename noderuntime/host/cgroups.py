@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -99,7 +101,10 @@ class KernelCgroups:
         return await in_pool(self._read, relative)
 
     async def remove(self, oci_path: str) -> None:
-        """Remove the container's cgroup, and what it made below, in every hierarchy."""
+        """Remove the container's cgroup, and what it made below, in every hierarchy.
+
+        A process that is still in it is killed: nothing of a container outlives its cgroup.
+        """
         relative = self.relative(oci_path)
         for mount in set(self._mounted.values()):
             await in_pool(_remove_tree, mount / relative)
@@ -187,7 +192,16 @@ def _remove_tree(path: Path) -> None:
             # A killed process counts until it is reaped, some milliseconds after its end.
             if error.errno != errno.EBUSY or attempt == _REMOVE_TRIES - 1:
                 raise host_error(f"cannot remove cgroup {path}", error.errno or 0) from error
+            _kill_members(path)
             time.sleep(_REMOVE_PAUSE_S)
         else:
             return
     raise HostError(f"cannot remove cgroup {path}: new ones appear below it all the time")
+
+
+def _kill_members(path: Path) -> None:
+    for directory in _directories(path):
+        with suppress(FileNotFoundError):
+            for pid in (directory / "cgroup.procs").read_text().split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent after a crash or a power loss: beside, fsync, rename, fsync folder.
+"""Files that are whole or absent after a crash: written beside, fsync, rename, fsync of the folder.
 
 One writer a path: the temporary name is fixed (``NAME.tmp``), so that a crash leaves at most one
 file, which the next write replaces. The calls block; ``*_async`` runs them in the pool.

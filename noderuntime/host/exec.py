@@ -1,43 +1,46 @@
-"""``RUNTIME exec``: a process beside the container's own, on pipes or on a terminal of ours.
+"""``RUNTIME exec``: a process beside the container's own, on pipes or on a terminal.
 
 The runtime stays in the foreground as the process' parent, so its exit code is the process'. The
-process object is passed as a memory file: nothing is left on disk. With a terminal the runtime copies
-between ours and the one inside, and follows a resize at SIGWINCH; crun and runc both do.
+process object is passed as a memory file: nothing is left on disk.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import signal
-import struct
 import subprocess
-import termios
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from typing import Final
 
 from noderuntime.errors import DeadlineExceededError, HostError
 from noderuntime.host import oom, pids, pipes
 from noderuntime.host.ports import ExecRequest, ExecResult, OciRuntime
-from noderuntime.host.process import Child, Streams, spawn
+from noderuntime.host.process import Child, Streams, nonblocking_pipe, spawn
 from noderuntime.host.syscalls import host_error
+from noderuntime.host.terminal import LARGEST, ExecCommand, Terminal, open_terminal
 from noderuntime.host.threads import in_pool
 
 OUTPUT_LIMIT_BYTES: Final = 16 * 1024 * 1024
 DRAIN_S: Final = 1.0  # output of what the process left behind is awaited that long after its end
-_LARGEST: Final = 0xFFFF
 
 
 class RuntimeExecStream:
     """The ``ExecStream`` of ports.py."""
 
-    def __init__(self, child: Child, outputs: Mapping[int, pipes.Owned], stdin: pipes.Owned | None, *, terminal: bool) -> None:  # fmt: skip
-        """``outputs``: 2 and 3 (with a terminal only 2, which is also stdin)."""
+    def __init__(
+        self,
+        child: Child,
+        outputs: Sequence[tuple[int, pipes.Owned]],
+        stdin: pipes.Owned | None,
+        *,
+        terminal: Terminal | None = None,
+    ) -> None:
+        """``outputs``: what is read, and as which stream it is given on."""
         self._child = child
-        self._outputs = dict(outputs)
+        self._outputs = tuple(outputs)
         self._stdin = stdin
         self._terminal = terminal
         self._is_stdin_open = stdin is not None
@@ -53,26 +56,29 @@ class RuntimeExecStream:
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
         """Yield output; ends at the end of both, or shortly after the process' own end."""
-        live = dict(self._outputs)
-        while live := {n: o for n, o in live.items() if o.is_open}:
+        live = list(self._outputs)
+        while live := [(number, output) for number, output in live if output.is_open]:
             got = False
-            for number, output in tuple(live.items()):
+            for item in tuple(live):
+                number, output = item
+                if not output.is_open:
+                    continue
                 with output.use() as descriptor:
                     data = pipes.read_now(descriptor)
                 if data == b"":
-                    del live[number]
+                    live.remove(item)
                 elif data is not None:
                     got = True
                     yield number, data
             if live and not got:
                 if self._drained.done():
                     return
-                await self._wait_output(live)
+                await self._wait_output([output for _, output in live])
 
-    async def _wait_output(self, live: Mapping[int, pipes.Owned]) -> None:
+    async def _wait_output(self, live: Sequence[pipes.Owned]) -> None:
         with ExitStack() as stack:
-            descriptors = [stack.enter_context(output.use()) for output in live.values()]
-            until = [self._drained, *(output.closed for output in live.values())]
+            descriptors = [stack.enter_context(output.use()) for output in live if output.is_open]
+            until = [self._drained, *(output.closed for output in live)]
             await pipes.wait_ready(readable=descriptors, until=until)
 
     async def write(self, data: bytes) -> None:
@@ -83,13 +89,14 @@ class RuntimeExecStream:
             with self._stdin.use() as descriptor:
                 await pipes.write(descriptor, data, (self._stdin.closed,))
         except OSError as error:
-            raise host_error("the process does not take input any more", error.errno or 0) from error  # fmt: skip
+            what = "the process does not take input any more"
+            raise host_error(what, error.errno or 0) from error
 
     async def close_stdin(self) -> None:
         """Half-close. A terminal has no half: it gets the end-of-file character."""
         if self._stdin is None or not self._is_stdin_open:
             return
-        if self._terminal:
+        if self._terminal is not None:
             await self.write(b"\x04")
             self._is_stdin_open = False
             return
@@ -98,11 +105,8 @@ class RuntimeExecStream:
 
     async def resize(self, width: int, height: int) -> None:
         """Set the terminal's size; nothing without one."""
-        terminal = self._outputs[2]
-        if self._terminal and terminal.is_open and 0 < width <= _LARGEST and 0 < height <= _LARGEST:
-            with terminal.use() as descriptor:
-                set_size(descriptor, width, height)
-            self._child.signal(signal.SIGWINCH)
+        if self._terminal is not None and 0 < width <= LARGEST and 0 < height <= LARGEST:
+            self._terminal.resize(self._child, width, height)
 
     async def wait(self) -> int:
         """Wait for the process and return its exit code."""
@@ -113,13 +117,8 @@ class RuntimeExecStream:
         try:
             await kill_tree(self._child)
         finally:
-            for owned in (*self._outputs.values(), *((self._stdin,) if self._stdin else ())):
+            for owned in (*(o for _, o in self._outputs), *((self._stdin,) if self._stdin else ())):
                 owned.close()
-
-
-def set_size(terminal: int, width: int, height: int) -> None:
-    """TIOCSWINSZ. ioctl_tty(2)."""
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
 
 async def kill_tree(child: Child) -> None:
@@ -139,16 +138,22 @@ class RuntimeExec:
 
     async def open(self, runtime: OciRuntime, request: ExecRequest) -> RuntimeExecStream:
         """Start the process; raises HostError when the runtime cannot be started."""
-        argv, process = _start_arguments(runtime, request)
         with ExitStack() as ours, ExitStack() as theirs:
+            process = _process_file(request)
             theirs.callback(os.close, process)
-            argv = (*argv, f"--process=/proc/self/fd/{process}", request.container_id)
-            if request.terminal:
-                return _open_terminal(argv, process, ours, theirs)
-            return _open_pipes(argv, process, request, ours, theirs)
+            command = ExecCommand(
+                prefix=(str(runtime.binary), *runtime.global_arguments(), "exec"),
+                suffix=(f"--process=/proc/self/fd/{process}", request.container_id),
+                pass_fds=(process,),
+            )
+            if not request.terminal:
+                return _open_pipes(command, request, ours, theirs)
+            child, terminal, outputs = await open_terminal(command, runtime)
+        stdin = terminal.owned if request.stdin else None
+        return RuntimeExecStream(child, outputs, stdin, terminal=terminal)
 
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
-        """Run to the end; past ``timeout_s`` (0 = none) all of it is killed: DeadlineExceededError."""
+        """Run to the end; past ``timeout_s`` (0 = none) it is killed: DeadlineExceededError."""
         stream = await self.open(runtime, request)
         outputs = {2: bytearray(), 3: bytearray()}
         try:
@@ -166,40 +171,29 @@ class RuntimeExec:
         return ExecResult(stdout=bytes(outputs[2]), stderr=bytes(outputs[3]), exit_code=code)
 
 
-def _start_arguments(runtime: OciRuntime, request: ExecRequest) -> tuple[tuple[str, ...], int]:
+def _process_file(request: ExecRequest) -> int:
     process = {**oom.clamp(request.process, oom.floor()), "terminal": request.terminal}
     descriptor = os.memfd_create("process.json", os.MFD_CLOEXEC)
-    with open(os.dup(descriptor), "wb") as file:  # noqa: PTH123  # a descriptor, not a path
+    with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(json.dumps(process).encode())
-    tty = ("--tty",) if request.terminal else ()
-    return (str(runtime.binary), *runtime.global_arguments(), "exec", *tty), descriptor
+    return descriptor
 
 
-def _open_terminal(argv: tuple[str, ...], process: int, ours: ExitStack, theirs: ExitStack) -> RuntimeExecStream:  # fmt: skip
-    master, slave = os.openpty()
-    ours.callback(os.close, master)
-    theirs.callback(os.close, slave)
-    os.set_blocking(master, False)
-    child = spawn(argv, Streams(stdin=slave, stdout=slave, stderr=slave, pass_fds=(process,)))
-    ours.pop_all()
-    owned = pipes.Owned(master)
-    return RuntimeExecStream(child, {2: owned}, owned, terminal=True)
-
-
-def _open_pipes(argv: tuple[str, ...], process: int, request: ExecRequest, ours: ExitStack, theirs: ExitStack) -> RuntimeExecStream:  # fmt: skip
+def _open_pipes(
+    command: ExecCommand, request: ExecRequest, ours: ExitStack, theirs: ExitStack
+) -> RuntimeExecStream:
     def pipe(our_end: int) -> tuple[int, int]:
-        ends = os.pipe()
+        ends = nonblocking_pipe(ours=our_end)
         ours.callback(os.close, ends[our_end])
         theirs.callback(os.close, ends[1 - our_end])
-        os.set_blocking(ends[our_end], False)
         return ends[our_end], ends[1 - our_end]
 
     stdin_w, stdin_r = pipe(1) if request.stdin else (None, subprocess.DEVNULL)
     stdout_r, stdout_w = pipe(0)
     stderr_r, stderr_w = pipe(0)
-    streams = Streams(stdin=stdin_r, stdout=stdout_w, stderr=stderr_w, pass_fds=(process,))
-    child = spawn(argv, streams)
+    streams = Streams(stdin=stdin_r, stdout=stdout_w, stderr=stderr_w, pass_fds=command.pass_fds)
+    child = spawn((*command.prefix, *command.suffix), streams)
     ours.pop_all()
-    outputs = {2: pipes.Owned(stdout_r), 3: pipes.Owned(stderr_r)}
+    outputs = ((2, pipes.Owned(stdout_r)), (3, pipes.Owned(stderr_r)))
     stdin = pipes.Owned(stdin_w) if stdin_w is not None else None
-    return RuntimeExecStream(child, outputs, stdin, terminal=False)
+    return RuntimeExecStream(child, outputs, stdin)

@@ -1,9 +1,9 @@
 """conmon (2.1): holds a container's pipes and its log, reports its end, lives when we do not.
 
 conmon forks away at once, so it is nobody's child here. It works in the bundle: there it finds
-config.json and leaves ``conmon.pid``, ``container.pid``, ``attach``, ``ctl``, ``winsz`` and ``oom``; the
-exit code becomes a file ``EXITS/ID``. Everything that a later runtime must know is in those files and in
-``monitor.json``, so a killed runtime finds it all again. Source: conmon ``src/conmon.c``, ``src/cli.c``.
+config.json and leaves ``conmon.pid``, ``container.pid``, ``attach``, ``ctl``, ``winsz``, ``oom``;
+the exit code becomes a file ``EXITS/ID``. All that a later runtime must know is in those files and
+in ``monitor.json``: a killed runtime finds it again. Source: ``src/{conmon,cli}.c`` of conmon.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Self, cast
 
 from noderuntime.errors import DeadlineExceededError, HostError, InvalidArgumentError, NotFoundError
 from noderuntime.host import durable, oom, pids, pipes
@@ -25,7 +25,7 @@ from noderuntime.host.oci_runtime import clean_message
 from noderuntime.host.ports import Exit, MonitorRequest, OciRuntime
 from noderuntime.host.process import ENVIRONMENT, Streams, nonblocking_pipe, spawn
 from noderuntime.host.threads import in_pool
-from noderuntime.host.watch import renamed_into
+from noderuntime.host.watch import Renames
 
 _CREATE_TIMEOUT_S: Final = 120.0
 _REOPEN_TIMEOUT_S: Final = 5.0
@@ -57,34 +57,47 @@ class Conmon:
     async def create(self, runtime: OciRuntime, request: MonitorRequest) -> int:
         """Start conmon, which runs ``RUNTIME create``, and return the container's PID.
 
-        Raises HostError with the runtime's own words when the container could not be created.
+        Raises HostError with the runtime's own words when the container could not be created;
+        then, and when it is cancelled, neither monitor nor container is left.
         """
         bundle = self._bundle(request.container_id)
         if bundle != request.bundle:
             raise HostError(f"bundle {request.bundle} is not the container's, which is {bundle}")
-        has_log = request.log_path != Path() and str(request.log_path) != ""
+        has_log = request.log_path != Path()
         await in_pool(_prepare, bundle, request, has_log=has_log)
         (self._exits / request.container_id).unlink(missing_ok=True)
-        argv = self._arguments(runtime, request, has_log=has_log)
+        try:
+            async with asyncio.timeout(_CREATE_TIMEOUT_S):
+                answer = await self._start(runtime, request, has_log=has_log)
+            return _created_pid(answer, runtime, request)
+        except BaseException as error:
+            # First the monitor, so that no ``create`` is under way when the runtime is asked.
+            await self.remove(request.container_id)
+            try:
+                await runtime.delete(request.container_id)
+            except HostError as cleanup:
+                error.add_note(f"and while cleaning up: {cleanup}")
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceededError(
+                    f"container {request.container_id} was not created in {_CREATE_TIMEOUT_S:g} s"
+                ) from error
+            raise
+
+    async def _start(self, runtime: OciRuntime, request: MonitorRequest, *, has_log: bool) -> bytes:
+        """Start conmon and return its answer."""
         sync_r, sync_w = nonblocking_pipe(ours=0)
-        # TMPDIR: conmon binds the console socket there; a full path could pass sun_path's 107 bytes.
+        # TMPDIR: conmon binds the console socket there; a full path could pass sun_path's 107.
         env = {**ENVIRONMENT, "_OCI_SYNCPIPE": str(sync_w), "TMPDIR": "."}
+        argv = self._arguments(runtime, request, has_log=has_log)
         try:
             try:
-                child = spawn(argv, Streams(pass_fds=(sync_w,)), env=env, cwd=bundle)
+                child = spawn(argv, Streams(pass_fds=(sync_w,)), env=env, cwd=request.bundle)
             finally:
                 os.close(sync_w)
-            async with asyncio.timeout(_CREATE_TIMEOUT_S):
-                answer = await _read_sync(sync_r)
-                await child.wait()
-        except TimeoutError as error:
-            await self.remove(request.container_id)
-            raise DeadlineExceededError(
-                f"container {request.container_id} was not created within {_CREATE_TIMEOUT_S:g} s"
-            ) from error
+            await child.wait()  # it forks the monitor away and ends
+            return await _read_sync(sync_r)
         finally:
             os.close(sync_r)
-        return _created_pid(answer, runtime, request)
 
     def _arguments(
         self, runtime: OciRuntime, request: MonitorRequest, *, has_log: bool
@@ -131,15 +144,7 @@ class Conmon:
 
     def exits(self) -> AsyncIterator[str]:
         """Yield each container's ID as it ends; the watch begins with this call."""
-        return self._exit_names(renamed_into(self._exits))
-
-    async def _exit_names(self, names: AsyncIterator[str | None]) -> AsyncIterator[str]:
-        async for name in names:
-            if name is not None:
-                yield name
-                continue
-            for file in sorted(self._exits.iterdir()):  # the queue ran over: everything again
-                yield file.name
+        return _Exits(self._exits)
 
     def _monitor(self, container_id: str) -> pids.Handle | None:
         """Open the monitor's process: its PID file, checked against its command line."""
@@ -192,15 +197,15 @@ class Conmon:
             return
         log = Path(log_path)
         # conmon writes to NAME.tmp and renames it; the rename is the end of it.
-        renamed = renamed_into(log.parent)
-        send_reopen(bundle)
-        try:
-            async with asyncio.timeout(_REOPEN_TIMEOUT_S):
-                async for name in renamed:
-                    if name in {None, log.name}:
-                        return
-        except TimeoutError as error:
-            raise HostError(f"the monitor did not open {log} anew") from error
+        with Renames(log.parent) as renames:
+            send_reopen(bundle)
+            try:
+                async with asyncio.timeout(_REOPEN_TIMEOUT_S):
+                    async for name in renames:
+                        if name in {None, log.name}:
+                            return
+            except TimeoutError as error:
+                raise HostError(f"the monitor did not open {log} anew") from error
 
     async def attach(self, container_id: str) -> ConmonAttach:
         """Connect to the container's streams; raises HostError when its monitor is not there."""
@@ -208,11 +213,31 @@ class Conmon:
         return await ConmonAttach.connect(bundle, terminal=bool(_facts(bundle).get("terminal")))
 
 
+class _Exits:
+    """The IDs in the exit folder as they come; all again where some may have been missed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._renames = Renames(directory)
+        self._again: list[str] = []
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        while not self._again:
+            name = await anext(self._renames)
+            if name is not None:
+                return name
+            self._again = sorted(file.name for file in self._directory.iterdir())
+        return self._again.pop(0)
+
+
 def _prepare(bundle: Path, request: MonitorRequest, *, has_log: bool) -> None:
     if has_log:
         if ":" in str(request.log_path):
             raise InvalidArgumentError(
-                f"log path {str(request.log_path)!r} has a colon, which the monitor reads as its own"
+                f"log path {str(request.log_path)!r} has a colon, which the monitor cannot take"
             )
         request.log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     for name in _FILES:
@@ -228,7 +253,10 @@ def _clamp_config(path: Path, lowest: int) -> None:
     data = durable.read(path, limit_bytes=_CONFIG_LIMIT_BYTES)
     if data is None:
         raise HostError(f"{path} is not there")
-    config = cast("Mapping[str, object]", json.loads(data))
+    try:
+        config = cast("Mapping[str, object]", json.loads(data))
+    except ValueError as error:
+        raise HostError(f"{path} is not JSON: {error}") from error
     clamped = oom.clamp_config(config, lowest)
     if clamped is not config:
         durable.write(path, json.dumps(clamped).encode())

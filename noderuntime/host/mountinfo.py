@@ -15,7 +15,7 @@ _MNT_ID: Final = re.compile(r"^mnt_id:\s*(\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountEntry:
-    """One line; ``root`` is the folder inside the file system, ``options`` those of the superblock."""
+    """One line; ``root`` is inside the file system, ``options`` are those of the superblock."""
 
     id: int
     parent: int

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -58,9 +59,8 @@ def _overlay(lowers: tuple[Path, ...], upper: Path, work: Path, target: Path) ->
         )
     for directory in (upper, work, target):
         directory.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError):
-        # A volatile overlay leaves this mark, and the kernel refuses the folder while it is there.
-        (work / "work" / "incompat" / "volatile").rmdir()
+    # A volatile overlay leaves a mark here, and the kernel refuses the folder while it is there.
+    shutil.rmtree(work / "work" / "incompat", ignore_errors=True)
     extra = "index=off," if _INDEX_PARAMETER.exists() else ""
     with ExitStack() as stack:
         layers = _layer_options(lowers, upper, work, stack)

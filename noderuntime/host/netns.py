@@ -30,7 +30,7 @@ _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
 _SYSCTL_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*")
-# What ipc_namespaces(7) and uts_namespaces(7) list; everything else outside net is the whole node's.
+# What ipc_namespaces(7) and uts_namespaces(7) list; all else outside net is the whole node's.
 _IPC_SYSCTLS: Final = (
     "kernel/shm", "kernel/msg", "kernel/sem", "kernel/auto_msgmni", "fs/mqueue/",
 )  # fmt: skip
@@ -142,8 +142,9 @@ def _remove(directory: Path) -> None:
             while is_mount_point(target):
                 syscalls.umount(target, syscalls.MNT_DETACH)
             target.unlink(missing_ok=True)
-    with suppress(FileNotFoundError):
-        try:
-            directory.rmdir()
-        except OSError as error:
-            raise syscalls.host_error(f"cannot remove {directory}", error.errno or 0) from error
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise syscalls.host_error(f"cannot remove {directory}", error.errno or 0) from error

@@ -1,7 +1,7 @@
 """oom_score_adj: how low this host lets us go. proc_pid_oom_score_adj(5).
 
-Without CAP_SYS_RESOURCE (or in a user namespace) a value below one's own is refused with EACCES, and
-an OCI runtime then fails the whole container. Running with less protection is better than not at all.
+Without CAP_SYS_RESOURCE (or in a user namespace) a value below one's own is refused with EACCES,
+and an OCI runtime then fails the whole container. Less protection is better than no container.
 """
 
 from __future__ import annotations

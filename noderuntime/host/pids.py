@@ -1,7 +1,7 @@
 """Processes that are not our children: found and signalled without hitting a recycled number.
 
-A process is (pid, start time in clock ticks since boot): the pair is never used twice. A signal goes
-through a pidfd that was opened before the identity was checked. pidfd_open(2), proc_pid_stat(5).
+A process is (pid, start time in clock ticks since boot): the pair is never used twice. A signal
+goes through a pidfd opened before the identity was checked. pidfd_open(2), proc_pid_stat(5).
 """
 
 from __future__ import annotations

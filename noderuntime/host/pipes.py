@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
@@ -17,7 +17,7 @@ CHUNK_BYTES: Final = 64 * 1024
 
 
 class Owned:
-    """A descriptor with several users, closed once: when ``close`` was called and all have let go."""
+    """A descriptor that is closed when ``close`` was called and all its users have let go."""
 
     def __init__(self, descriptor: int, close: Callable[[], None] | None = None) -> None:
         """Own ``descriptor``; must be made in the event loop. ``close`` replaces os.close."""
@@ -32,7 +32,7 @@ class Owned:
         return not self.closed.done()
 
     @contextmanager
-    def use(self) -> Iterator[int]:
+    def use(self) -> Generator[int, None, None]:
         """Hold the descriptor for one wait."""
         self._users += 1
         try:

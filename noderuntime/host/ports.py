@@ -1,8 +1,8 @@
 """What the engine asks of the kernel, the OCI runtime and the monitor: one Protocol each.
 
-The real ones are beside this file, the recording fakes in ``tests/fakes``; ``tests/contract`` runs the
-same suite on both. Every ``remove``/``delete``/``unmount`` is idempotent: it succeeds when there is
-nothing, so that an undo may be tried again after a crash. All raise ``HostError``.
+The real ones are beside this file, the recording fakes in ``tests/fakes``; ``tests/contract`` runs
+the same suite on both. Every ``remove``, ``delete``, ``unmount`` is idempotent: it succeeds where there
+is nothing, so that an undo may be tried again after a crash. All raise ``HostError``.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class NamespaceRequest:
 
 
 class Namespaces(Protocol):
-    """Namespaces without a process: pinned as bind mounts ``DIRECTORY/{net,ipc,uts}``. namespaces(7)."""
+    """Namespaces without a process, bind-mounted on ``DIRECTORY/{net,ipc,uts}``. namespaces(7)."""
 
     async def prepare(self, root: Path) -> None:
-        """Make ``root`` a private mount of its own (once, at start), so that pins do not propagate."""
+        """Make ``root`` a private mount of its own (once), so that pins do not propagate."""
         ...
 
     async def create(self, directory: Path, request: NamespaceRequest) -> None:
@@ -56,7 +56,7 @@ class Mounts(Protocol):
         ...
 
     async def unmount(self, target: Path) -> None:
-        """Unmount everything at and below ``target`` (lazily where busy); nothing mounted is success."""
+        """Unmount all at and below ``target`` (lazily where busy); nothing mounted is success."""
         ...
 
 
@@ -106,7 +106,7 @@ class Cgroups(Protocol):
 
 
 class OciRuntime(Protocol):
-    """crun or runc, through the command line that both share (runtime.md of the OCI runtime-spec)."""
+    """crun or runc, through the command line that both share. runtime.md of the runtime-spec."""
 
     @property
     def binary(self) -> Path:
@@ -145,7 +145,7 @@ class OciRuntime(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorRequest:
-    """One container handed to its monitor. ``bundle`` holds config.json and belongs to this container."""
+    """One container handed to its monitor. ``bundle`` is its own and holds config.json."""
 
     container_id: str
     bundle: Path
@@ -165,7 +165,7 @@ class Exit:
 
 
 class AttachStream(Protocol):
-    """The streams of a running process. Reading gives (2 = stdout or 3 = stderr, data), then ends."""
+    """The streams of a running process. Reading gives (2 = stdout or 3 = stderr, data)."""
 
     def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
         """Yield output as it comes; ends when the process closed its outputs."""
@@ -206,10 +206,14 @@ class ExecResult:
 
 
 class Monitor(Protocol):
-    """conmon: holds the container's pipes and its log, reports its end, lives when the runtime does not."""
+    """conmon: holds a container's pipes and log, reports its end, outlives the runtime."""
 
     async def create(self, runtime: OciRuntime, request: MonitorRequest) -> int:
-        """Start the monitor, which runs ``RUNTIME create``; return the container's PID."""
+        """Start the monitor, which runs ``RUNTIME create``; return the container's PID.
+
+        On error and cancel neither is left. An undo after a crash ends the monitor first (it may
+        still be at ``create``), then deletes from the runtime, then removes the cgroup.
+        """
         ...
 
     async def exit_of(self, container_id: str) -> Exit | None:
@@ -239,7 +243,7 @@ class Monitor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecRequest:
-    """A process beside the container's own. ``process`` is the OCI process object as JSON-able dict."""
+    """A process beside the container's own. ``process`` is the OCI process object."""
 
     container_id: str
     process: Mapping[str, object]

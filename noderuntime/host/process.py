@@ -1,8 +1,8 @@
 """Starting programs: vfork and exec, waited for through a pidfd, with bounds on time and output.
 
-``subprocess.Popen`` uses vfork(2) on Linux as long as no preexec_fn and no user is given, so a start
-does not copy this process' page tables. It closes every descriptor but those that were passed. No
-thread and no signal handler waits for a child: a pidfd becomes readable when it ended (pidfd_open(2)).
+``subprocess.Popen`` uses vfork(2) on Linux as long as no preexec_fn and no user is given, so that a
+start does not copy this process' page tables. It closes all descriptors but those passed. No thread
+and no signal handler waits for a child: a pidfd becomes readable when it ended (pidfd_open(2)).
 """
 
 from __future__ import annotations

@@ -56,12 +56,12 @@ def _check(result: int, what: str) -> None:
 
 
 def unshare(flags: int) -> None:
-    """unshare(2) for the calling thread."""
+    """Give the calling thread namespaces of its own; see its man page (2)."""
     _check(_libc.unshare(flags), f"unshare of namespaces {flags:#x}")
 
 
 def setns(path: Path, kind: int) -> None:
-    """Move the calling thread into the namespace that ``path`` names. setns(2)."""
+    """Move the calling thread into the namespace at ``path``; see its man page (2)."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -73,7 +73,7 @@ def setns(path: Path, kind: int) -> None:
 
 
 def mount(source: str, target: Path, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """mount(2)."""
+    """Mount ``source`` on ``target``; see its man page (2)."""
     result = _libc.mount(
         os.fsencode(source),
         os.fsencode(target),
@@ -85,7 +85,7 @@ def mount(source: str, target: Path, kind: str = "", flags: int = 0, options: st
 
 
 def umount(target: Path, flags: int = 0) -> None:
-    """umount2(2); a symbolic link in the last component is never followed."""
+    """Unmount; a symbolic link in the last component is never followed. umount2(2)."""
     result = _libc.umount2(os.fsencode(target), flags | UMOUNT_NOFOLLOW)
     _check(result, f"unmount of {target}")
 

@@ -1,8 +1,8 @@
 """Which numbers a container's process runs as, from the passwd and group files of its image.
 
 Those files are the image's, so hostile: they are opened without leaving the root (openat2(2) with
-RESOLVE_IN_ROOT), only as regular files, only up to 1 MiB, and a line that is not well formed does not
-exist. A number in the specification is a number, whatever user of that name the image declares.
+RESOLVE_IN_ROOT), only as regular files, only up to 1 MiB, and a line that is not well formed does
+not exist. A number in the specification is a number, whatever user of that name the image declares.
 Sources: passwd(5), group(5); image-spec config.md "User"; CVE-2016-3697 (a numeric user name),
 CVE-2023-25173 (the primary group belongs to the supplementary ones).
 """
@@ -124,10 +124,13 @@ def _read(rootfs: Path, path: str) -> bytes:
         if error.errno in _ABSENT:
             return b""
         raise
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise HostError(f"{path} of the image is not a regular file")
-        data = file.read(FILE_LIMIT_BYTES + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(FILE_LIMIT_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > FILE_LIMIT_BYTES:
         raise HostError(f"{path} of the image is larger than {FILE_LIMIT_BYTES} bytes")
     return data

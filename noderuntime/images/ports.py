@@ -25,7 +25,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """One image that is there, whole. ``id`` is the config's digest, ``layers`` are unpacked, base first."""
+    """One whole image. ``id`` is the config's digest, ``layers`` are unpacked, base first."""
 
     id: str
     repo_tags: tuple[str, ...]  # registry/path:tag, normalised
@@ -54,7 +54,7 @@ class Images(Protocol):
         ...
 
     async def pull(self, reference: str, credentials: Credentials | None = None) -> Image:
-        """Fetch, verify and unpack; the same digest under way is joined. A reference as a user writes it."""
+        """Fetch, verify, unpack a reference as a user writes it; the same under way is joined."""
         ...
 
     def find(self, reference: str) -> Image | None:
@@ -66,7 +66,7 @@ class Images(Protocol):
         ...
 
     async def remove(self, reference: str) -> None:
-        """Remove the image with all its names; layers still used by a container stay until it is gone."""
+        """Remove the image with all its names; a container's layers stay until it is gone."""
         ...
 
     async def prepare(self, container_id: str, image: Image) -> Snapshot:

@@ -263,7 +263,7 @@ def _with_result(cached: _Cached, result: Document) -> _Cached:
 def _config(network: NetworkList, plugin: Document, capabilities: Document) -> Document:
     """Return the configuration for one plugin: name and version, and what it can take of ours."""
     able = plugin.get("capabilities")
-    wanted = cast("Mapping[str, object]", able) if isinstance(able, dict) else {}
+    wanted: Document = cast("Document", able) if isinstance(able, dict) else {}
     runtime = {name: value for name, value in capabilities.items() if wanted.get(name) and value}
     config = {name: value for name, value in plugin.items() if name != "capabilities"}
     config |= {"name": network.name, "cniVersion": network.version}

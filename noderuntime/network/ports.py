@@ -23,7 +23,7 @@ class Network(Protocol):
     """CNI, as the spec 1.1 has it: the caller needs only the addresses."""
 
     async def attach(self, attachment: Attachment) -> tuple[str, ...]:
-        """ADD; returns the Pod's addresses, the primary first. A failed ADD is followed by its DEL."""
+        """ADD; returns the addresses, the primary first. A failed ADD is followed by its DEL."""
         ...
 
     async def detach(self, attachment: Attachment) -> None:

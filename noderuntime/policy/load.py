@@ -69,7 +69,7 @@ def _capabilities(names: tuple[str, ...], field: str) -> frozenset[str]:
     result = frozenset(map(capabilities.normalise, names))
     unknown = result - capabilities.KNOWN - {capabilities.ALL}
     if unknown:
-        raise ValueError(f"{field}: {printable(min(unknown), 40)} is not a Linux capability")
+        raise ValueError(f"{field}: {_shown(unknown)} is not a Linux capability")
     return capabilities.KNOWN if capabilities.ALL in result else result
 
 
@@ -77,7 +77,7 @@ def _syscalls(rules: tuple[SeccompRule, ...], field: str) -> frozenset[str]:
     result = frozenset(name for rule in rules for name in rule.names)
     unknown = result - seccomp.KNOWN
     if unknown:
-        raise ValueError(f"{field}: {printable(min(unknown), 40)} is not a system call")
+        raise ValueError(f"{field}: {_shown(unknown)} is not a system call")
     return result
 
 
@@ -95,3 +95,7 @@ def _bounds(amounts: ResourceAmounts, field: str) -> Bounds:
         )
     except ValueError as error:
         raise ValueError(f"{field}: {error}") from error
+
+
+def _shown(unknown: frozenset[str]) -> str:
+    return printable(min(unknown), 40) or '""'

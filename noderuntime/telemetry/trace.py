@@ -10,6 +10,7 @@ Source: W3C Trace Context; OpenTelemetry specification, trace/sdk.md.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import socket
@@ -107,8 +108,8 @@ def configure(settings: TraceSettings | None, exporter: SpanExporter | None = No
 
 def preload() -> None:
     """Import what ``configure`` needs; it takes a while, so it may be done in a thread before."""
-    import opentelemetry.exporter.otlp.proto.grpc.trace_exporter
-    import opentelemetry.sdk.trace.export  # noqa: F401
+    importlib.import_module("opentelemetry.sdk.trace.export")
+    importlib.import_module("opentelemetry.exporter.otlp.proto.grpc.trace_exporter")
 
 
 async def shutdown(timeout_s: float = 3.0) -> None:

@@ -108,7 +108,7 @@ class LocalProcess:
 
     async def write(self, data: bytes) -> None:
         """Write all of it."""
-        os.set_blocking(self._stdin, False)  # noqa: FBT003
+        os.set_blocking(self._stdin, False)
         view = memoryview(data)
         while view:
             try:
@@ -134,10 +134,10 @@ class LocalProcess:
 
     async def close(self) -> None:
         """Kill the process and let go of everything."""
-        self.closed = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         await asyncio.to_thread(self.process.wait)
+        self.closed = True
         for descriptor in (*self._readers, self._stdin):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -145,7 +145,7 @@ class LocalProcess:
 
     async def wait(self) -> int:
         """Wait for its end."""
-        while self.process.poll() is None:
+        while self.process.poll() is None:  # noqa: ASYNC110  # a child watcher would be more to fake
             await asyncio.sleep(0.005)
         code = self.process.returncode
         return 128 - code if code < 0 else code

@@ -1,7 +1,7 @@
 """In-memory fakes of everything in host/ports.py, all on one ``FakeNode``.
 
-The node records each call by name (``namespaces.create``, ``monitor.create``, ...), can be told to fail
-or to run something at a call, and gives a census of all that exists, for tests that nothing is left.
+The node records each call by name (``namespaces.create``, ``monitor.create``, ...), can be told to
+fail or to run something at a call, and gives a census of all that exists.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from noderuntime.errors import DeadlineExceededError, HostError, NotFoundError
 from noderuntime.host.ports import (
@@ -316,7 +317,8 @@ class FakeExec:
 
     def _answer(self, process: Mapping[str, object]) -> tuple[str, ExecResult]:
         arguments = process.get("args")
-        first = str(arguments[0]) if isinstance(arguments, list | tuple) and arguments else ""
+        words = cast("Sequence[object]", arguments) if isinstance(arguments, list | tuple) else ()
+        first = str(words[0]) if words else ""
         return first, self.answers.get(first, ExecResult(stdout=b"", stderr=b"", exit_code=0))
 
     async def open(self, runtime: OciRuntime, request: ExecRequest) -> ExecStream:

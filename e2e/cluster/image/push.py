@@ -1,4 +1,4 @@
-"""Pushing an OCI layout to a registry (distribution-spec, "Push"): blobs that it lacks, a manifest."""
+"""Pushing an OCI layout to a registry (distribution-spec, "Push"): its blobs, then its manifest."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Final
 from e2e.cluster import debian
 from e2e.cluster.image import oci, rootfs
 from e2e.cluster.image.layer import Layer, write_layer
-from e2e.cluster.layout import Layout
+from e2e.cluster.layout import KUBERNETES_VERSION, Layout
 
 PYTHON: Final = "3.11"
 _PYTHON_PACKAGES: Final = (
@@ -55,6 +55,14 @@ _SCRIPTS: Final = {
     "noderuntime-operator": "noderuntime_operator.main",
 }
 REDIS_USER: Final = 999
+_APPLETS: Final = (
+    "ash awk base64 basename cat chmod chown chroot cp cut date dd df dirname dmesg du echo env "
+    "expr false find free grep gunzip gzip head hostname id ifconfig ip kill killall less ln ls "
+    "md5sum mkdir mkfifo mknod mktemp more mount mv nc netstat nice od pidof ping printf ps pwd "
+    "readlink realpath reset rm rmdir sed seq sh sha256sum sleep sort stat stty sync sysctl tail "
+    "tar tee test time timeout top touch tr true truncate tty umount uname uniq unshare uptime vi "
+    "watch wc wget which whoami xargs yes zcat"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,23 +190,15 @@ def _busybox(layout: Layout, scratch: Path) -> tuple[list[Layer], oci.Config]:
     root, apart = scratch / "root", scratch / "deb"
     rootfs.empty(root)
     debian.unpack(layout, debian.fetch(layout, ("busybox-static",))[0], apart)
-    binary = next(path for path in (apart / "bin/busybox", apart / "usr/bin/busybox") if path.exists())
+    binary = next(
+        path for path in (apart / "bin/busybox", apart / "usr/bin/busybox") if path.exists()
+    )
     binary.replace(root / "usr/bin/busybox")
-    for applet in _BUSYBOX_APPLETS:
+    for applet in _APPLETS.split():
         (root / "usr/bin" / applet).symlink_to("busybox")
     return [write_layer(root, scratch / "layer.tar.gz")], oci.Config(
         command=("sh",), environment=("PATH=/usr/bin:/bin",)
     )
-
-
-_BUSYBOX_APPLETS: Final = tuple(
-    "ash awk base64 basename cat chmod chown chroot cp cut date dd df dirname dmesg du echo env "
-    "expr false find free grep gunzip gzip head hostname id ifconfig ip kill killall less ln ls "
-    "md5sum mkdir mkfifo mknod mktemp more mount mv nc netstat nice od pidof ping printf ps pwd "
-    "readlink realpath reset rm rmdir sed seq sh sha256sum sleep sort stat stty sync sysctl tail "
-    "tar tee test time timeout top touch tr true truncate tty umount uname uniq unshare uptime vi "
-    "watch wc wget which whoami xargs yes zcat".split()
-)
 
 
 def _redis(layout: Layout, scratch: Path) -> tuple[list[Layer], oci.Config]:
@@ -217,9 +217,7 @@ def _redis(layout: Layout, scratch: Path) -> tuple[list[Layer], oci.Config]:
 
 RECIPES: Final = (
     Recipe("noderuntime", "0.1.0", _noderuntime_inputs, _noderuntime),
-    Recipe("agnhost", "e2e", lambda layout: [layout.bin / "agnhost"], _agnhost),
-    Recipe(
-        "busybox", "e2e", lambda layout: debian.fetch(layout, ("busybox-static",)), _busybox
-    ),
+    Recipe("agnhost", KUBERNETES_VERSION[1:], lambda layout: [layout.bin / "agnhost"], _agnhost),
+    Recipe("busybox", "e2e", lambda layout: debian.fetch(layout, ("busybox-static",)), _busybox),
     Recipe("redis", "e2e", lambda layout: debian.fetch(layout, _REDIS_PACKAGES), _redis),
 )

@@ -54,7 +54,6 @@ _LEFT_OUT_OF_PYTHON: Final = (
     "curses",
     "dbm",
     "sqlite3",
-    "wsgiref",
     "venv",
     "__phello__",
 )
@@ -79,9 +78,7 @@ def empty(folder: Path) -> None:
         "nobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\n"
         f"nonroot:x:{NOBODY}:{NOBODY}:nonroot:/home/nonroot:/sbin/nologin\n",
     )
-    _write(
-        folder / "etc/group", f"root:x:0:\nnogroup:x:65534:\nnonroot:x:{NOBODY}:\n"
-    )
+    _write(folder / "etc/group", f"root:x:0:\nnogroup:x:65534:\nnonroot:x:{NOBODY}:\n")
     _write(folder / "etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")
 
 

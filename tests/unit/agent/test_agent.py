@@ -117,7 +117,7 @@ class Node:
 
     async def reported(self, count: int) -> NodeRuntimeStateStatus:
         async with asyncio.timeout(2):
-            while len(self.cluster.written) < count:  # noqa: ASYNC110 - the fake has no event
+            while len(self.cluster.written) < count:
                 await asyncio.sleep(0.002)
         return self.cluster.written[count - 1]
 

@@ -6,10 +6,10 @@ from noderuntime.telemetry import metrics
 
 
 def test_an_answered_call_is_counted_by_method_and_code() -> None:
-    metrics.observe_rpc("Version", "OK", 0.002)
+    metrics.observe_rpc("Tested", "OK", 0.002)
     text = metrics.render().decode()
-    assert 'noderuntime_cri_requests_total{code="OK",method="Version"} 1.0' in text
-    assert 'noderuntime_cri_request_duration_seconds_count{method="Version"} 1.0' in text
+    assert 'noderuntime_cri_requests_total{code="OK",method="Tested"} 1.0' in text
+    assert 'noderuntime_cri_request_duration_seconds_count{method="Tested"} 1.0' in text
 
 
 def test_a_denial_is_counted_by_profile_and_field() -> None:

@@ -1,0 +1,57 @@
+"""The real parts, put together from the configuration. Nothing is read or started here."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from noderuntime.engine.node import Parts
+from noderuntime.errors import ConfigError
+from noderuntime.host.cgroups import KernelCgroups
+from noderuntime.host.exec import RuntimeExec
+from noderuntime.host.monitor import Conmon
+from noderuntime.host.mounts import KernelMounts
+from noderuntime.host.netns import KernelNamespaces
+from noderuntime.host.oci_runtime import OciCli
+from noderuntime.host.portforward import NetnsPortForward
+from noderuntime.host.ports import CgroupDriver
+from noderuntime.images.store import ImageStore
+from noderuntime.network.cni import CniNetwork
+
+if TYPE_CHECKING:
+    from noderuntime.api.config import Config
+
+
+def parts_of(config: Config) -> Parts:
+    """Return the parts of a node. Raises ConfigError where a program is missing."""
+    cgroups = KernelCgroups()
+    is_systemd = cgroups.driver() is CgroupDriver.SYSTEMD
+
+    @functools.cache
+    def runtime(binary: Path) -> OciCli:
+        # A root a program: crun and runc do not read each other's state.
+        return OciCli(binary, config.run_dir / "oci" / binary.name, systemd_cgroup=is_systemd)
+
+    return Parts(
+        config=config,
+        namespaces=KernelNamespaces(),
+        mounts=KernelMounts(),
+        cgroups=cgroups,
+        runtimes=runtime,
+        monitor=Conmon(monitor_program(), config.run_dir / "containers", config.run_dir / "exits"),
+        exec=RuntimeExec(),
+        port_forward=NetnsPortForward(),
+        # Attachments outlive a reboot, as the addresses that plugins hand out do.
+        network=CniNetwork(config.cni.conf_dir, config.cni.bin_dirs, config.state_dir / "network"),
+        images=ImageStore(config.state_dir, config.images.hosts_dir),
+    )
+
+
+def monitor_program() -> Path:
+    """Return conmon. Raises ConfigError."""
+    found = shutil.which("conmon")
+    if found is None:
+        raise ConfigError("conmon is not on the PATH: install the package conmon")
+    return Path(found)

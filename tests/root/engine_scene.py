@@ -1,0 +1,59 @@
+"""A Pod brought to where a verb can be called, and the calls; found again by name after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from noderuntime.engine.engine import Engine
+from tests.root.engine_kit import RealNode
+
+MAKING = ("run_sandbox", "create_container", "start_container")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One Pod with one container on one engine."""
+
+    node: RealNode
+    engine: Engine
+
+    @property
+    def sandbox_id(self) -> str:
+        return self.engine.sandboxes()[0].id if self.engine.sandboxes() else ""
+
+    @property
+    def container_id(self) -> str:
+        return self.engine.containers()[0].id if self.engine.containers() else ""
+
+    async def prepare(self, verb: str) -> None:
+        """Do what comes before ``verb``."""
+        if verb == "run_sandbox":
+            return
+        await self.engine.run_sandbox(self.node.sandbox(), "")
+        if verb == "create_container":
+            return
+        await self.engine.create_container(self.sandbox_id, self.node.container())
+        if verb != "start_container":
+            await self.engine.start_container(self.container_id)
+
+    async def call(self, verb: str) -> None:
+        """Call ``verb``, as the kubelet does and does again."""
+        engine = self.engine
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "run_sandbox": lambda: engine.run_sandbox(self.node.sandbox(), ""),
+            "stop_sandbox": lambda: engine.stop_sandbox(self.sandbox_id),
+            "remove_sandbox": lambda: engine.remove_sandbox(self.sandbox_id),
+            "create_container": lambda: engine.create_container(
+                self.sandbox_id, self.node.container()
+            ),
+            "start_container": lambda: engine.start_container(self.container_id),
+            "stop_container": lambda: engine.stop_container(self.container_id, 5.0),
+            "remove_container": lambda: engine.remove_container(self.container_id),
+        }
+        await calls[verb]()
+
+    async def remove_everything(self) -> None:
+        """Remove every sandbox with its containers."""
+        for record in self.engine.sandboxes():
+            await self.engine.remove_sandbox(record.id)

@@ -1,0 +1,117 @@
+"""The runtime, killed at every step of every verb on a real node: nothing stays, retries work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from noderuntime.engine.engine import steps_of
+from noderuntime.errors import HostError, NodeRuntimeError
+from tests.root.engine_kit import RealNode
+from tests.root.engine_scene import MAKING, Scene
+
+# A kill after a step is the kill before the next one, but for the last.
+LAST = {place.partition("/")[0]: place for place in steps_of()}
+PLACES = [f"{place}:before" for place in steps_of()] + [f"{p}:after" for p in LAST.values()]
+UNDONE = [place for place in PLACES if place.partition("/")[0] in MAKING]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
+    token = secrets.token_hex(4)
+    real = RealNode(root=tmp_path_factory.mktemp(f"nr-engine-{token}"), token=token)
+    real.prepare(f"10.{83 + secrets.randbelow(16)}.{secrets.randbelow(250)}.0/24")
+    try:
+        asyncio.run(_warm_up(real))
+        yield real
+    finally:
+        real.clean()
+
+
+async def _warm_up(real: RealNode) -> None:
+    """Run a Pod once: bridge and cgroup parent stay, and are no leftovers of a test."""
+    await real.load_image()
+    engine = real.engine()
+    await engine.recover()
+    scene = Scene(real, engine)
+    await scene.prepare("stop_container")
+    await scene.remove_everything()
+    await engine.close()
+
+
+def descriptors() -> int:
+    return len(tuple(Path("/proc/self/fd").iterdir()))
+
+
+async def kill_at(node: RealNode, place: str) -> None:
+    """Run the verb in a process of its own, which ends by SIGKILL at ``place``."""
+    repository = Path(__file__).parents[2]
+    command = (sys.executable, "-m", "tests.root.engine_driver", node.root, node.token, place)
+    driver = await asyncio.to_thread(
+        subprocess.run,
+        command,
+        cwd=repository,
+        env={**os.environ, "PYTHONPATH": f"{repository}:{repository / 'operator'}"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert driver.returncode == -signal.SIGKILL, driver.stderr.decode()
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_killed_runtime_leaves_nothing_behind_and_the_retry_works(
+    node: RealNode, place: str
+) -> None:
+    verb = place.partition("/")[0]
+    empty, open_before = node.census(), descriptors()
+    first = node.engine()
+    await first.recover()
+    await Scene(node, first).prepare(verb)
+    await first.close()
+    before = node.census()
+
+    await kill_at(node, place)
+
+    engine = node.engine()
+    await engine.recover()
+    if verb in MAKING and not place.endswith(":after"):
+        assert node.leftovers(before) == []
+    scene = Scene(node, engine)
+    await scene.call(verb)
+    await scene.remove_everything()
+    assert node.leftovers(empty) == []
+    await engine.close()
+    assert descriptors() == open_before
+
+
+@pytest.mark.parametrize("how", ["error", "cancel"])
+@pytest.mark.parametrize("place", UNDONE)
+async def test_a_failed_step_leaves_nothing_behind(node: RealNode, place: str, how: str) -> None:
+    verb = place.partition("/")[0]
+    empty, open_before = node.census(), descriptors()
+
+    async def fail_here(called: str, step: str) -> None:
+        if f"{called}/{step}" == place:
+            raise HostError("injected") if how == "error" else asyncio.CancelledError
+
+    engine = node.engine(fail_here)
+    await engine.recover()
+    scene = Scene(node, engine)
+    await scene.prepare(verb)
+    before = node.census()
+    with pytest.raises(NodeRuntimeError):
+        await scene.call(verb)
+    assert node.leftovers(before) == []
+    await scene.remove_everything()
+    assert node.leftovers(empty) == []
+    await engine.close()
+    assert descriptors() == open_before

@@ -1,0 +1,255 @@
+"""Exec, attach and port-forward on real containers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from noderuntime.errors import DeadlineExceededError, HostError
+from noderuntime.host import pids
+from noderuntime.host.netns import KernelNamespaces
+from noderuntime.host.netstat import network_usage
+from noderuntime.host.portforward import NetnsPortForward
+from noderuntime.host.ports import AttachStream, ExecRequest, NamespaceRequest
+from noderuntime.host.process import Streams, spawn
+from tests.root.host_kit import Kit, eventually, kit_in
+
+
+@pytest.fixture
+async def kit() -> AsyncIterator[Kit]:
+    async for one in kit_in("str"):
+        yield one
+
+
+@pytest.fixture
+async def container(kit: Kit) -> str:
+    request = kit.bundle("sleep", "1000")
+    await kit.run(request)
+    return request.container_id
+
+
+def execution(
+    kit: Kit, container: str, *args: str, terminal: bool = False, stdin: bool = False
+) -> ExecRequest:
+    return ExecRequest(
+        container_id=container, process=kit.process(*args), terminal=terminal, stdin=stdin
+    )
+
+
+async def read_all(stream: AttachStream) -> dict[int, bytes]:
+    outputs = {2: b"", 3: b""}
+    async with asyncio.timeout(20):
+        async for number, data in stream:
+            outputs[number] += data
+    return outputs
+
+
+async def read_until(stream: AsyncIterator[tuple[int, bytes]], wanted: bytes) -> bytes:
+    found = b""
+    async with asyncio.timeout(10):
+        async for _, data in stream:
+            found += data
+            if wanted in found:
+                return found
+    raise AssertionError(found)
+
+
+def running(needle: str) -> list[int]:
+    return [s.pid for s in pids.all_stats() if needle in pids.command_line(s.pid)]
+
+
+async def test_exec_gives_outputs_and_exit_code(kit: Kit, container: str) -> None:
+    request = execution(kit, container, "sh", "-c", "echo out; echo err >&2; exit 5")
+    result = await kit.exec.sync(kit.runtime, request, 10)
+    assert (result.stdout, result.stderr, result.exit_code) == (b"out\n", b"err\n", 5)
+
+
+async def test_exec_cuts_outputs_at_16_mib(kit: Kit, container: str) -> None:
+    request = execution(kit, container, "sh", "-c", "seq 3000000")
+    result = await kit.exec.sync(kit.runtime, request, 60)
+    assert len(result.stdout) == 16 * 1024 * 1024
+    assert result.exit_code == 0
+
+
+async def test_exec_past_its_time_is_killed_with_its_children(kit: Kit, container: str) -> None:
+    script = "sleep 98761 & (sleep 98762 &) ; sleep 98763"
+    request = execution(kit, container, "sh", "-c", script)
+    with pytest.raises(DeadlineExceededError, match=r"did not finish within 0\.5 s"):
+        await kit.exec.sync(kit.runtime, request, 0.5)
+
+    async def gone() -> bool | None:
+        return not any(running(n) for n in ("98761", "98762", "98763")) or None
+
+    await eventually(gone)
+    assert await kit.runtime.state(container) == "running"
+
+
+async def test_exec_ends_although_a_daemon_keeps_its_output(kit: Kit, container: str) -> None:
+    request = execution(kit, container, "sh", "-c", "sleep 98764 & echo out")
+    result = await kit.exec.sync(kit.runtime, request, 10)
+    assert (result.stdout, result.exit_code) == (b"out\n", 0)
+    assert running("98764")
+
+
+async def test_exec_of_an_unknown_program_says_so(kit: Kit, container: str) -> None:
+    result = await kit.exec.sync(kit.runtime, execution(kit, container, "/no/such"), 10)
+    assert result.exit_code != 0
+    assert b"/no/such" in result.stderr
+
+
+async def test_exec_passes_stdin_and_its_end(kit: Kit, container: str) -> None:
+    request = execution(kit, container, "cat", stdin=True)
+    stream = await kit.exec.open(kit.runtime, request)
+    data = bytes(range(256)) * 4096
+    reader = asyncio.Task(read_all(stream))
+    await stream.write(data)
+    await stream.close_stdin()
+    assert (await reader)[2] == data
+    assert await stream.wait() == 0
+    with pytest.raises(HostError, match="closed"):
+        await stream.write(b"more")
+    await stream.close()
+    await stream.close()
+
+
+async def test_exec_on_a_terminal_has_a_size_and_can_be_resized(kit: Kit, container: str) -> None:
+    script = "echo up; read x; stty size; read x; stty size; echo [$x]; exit 9"
+    request = execution(kit, container, "sh", "-c", script, terminal=True, stdin=True)
+    stream = await kit.exec.open(kit.runtime, request)
+    output = aiter(stream)
+    await read_until(output, b"up\r\n")
+    await stream.resize(101, 37)
+    await stream.write(b"a\n")
+    await read_until(output, b"37 101\r\n")
+    await stream.resize(77, 33)
+    await stream.write(b"hello\n")
+    assert b"33 77\r\n[hello]\r\n" in await read_until(output, b"[hello]\r\n")
+    assert await stream.wait() == 9
+    await stream.close()
+
+
+async def test_exec_on_a_terminal_of_an_unknown_program_says_so(kit: Kit, container: str) -> None:
+    request = execution(kit, container, "/no/such", terminal=True)
+    try:
+        stream = await kit.exec.open(kit.runtime, request)
+    except HostError as error:
+        assert "/no/such" in str(error)
+    else:
+        assert b"/no/such" in (await read_all(stream))[2]
+        assert await stream.wait() != 0
+        await stream.close()
+
+
+async def test_a_closed_exec_kills_its_process(kit: Kit, container: str) -> None:
+    request = execution(kit, container, "sleep", "98765", terminal=True, stdin=True)
+    stream = await kit.exec.open(kit.runtime, request)
+
+    async def up() -> bool | None:
+        return len(running("98765")) > 0 or None
+
+    await eventually(up)
+    reading = asyncio.Task(read_all(stream))
+    await asyncio.sleep(0)
+    await stream.close()
+    await reading
+    assert not running("98765")
+
+
+async def test_attach_reads_and_writes_the_container(kit: Kit) -> None:
+    request = replace(
+        kit.bundle("sh", "-c", "cat; echo end >&2; exit 4"), stdin=True, stdin_once=True
+    )
+    await kit.run(request)
+    stream = await kit.monitor.attach(request.container_id)
+    data = b"x" * 100_000 + b"\n"
+    reader = asyncio.Task(read_all(stream))
+    await stream.write(data)
+    await stream.close_stdin()
+    outputs = await reader
+    assert outputs[2] == data
+    assert outputs[3] == b"end\n"
+    assert (await kit.wait_exit(request.container_id)).code == 4
+    await stream.close()
+    with pytest.raises(HostError, match="cannot attach"):
+        await kit.monitor.attach(request.container_id)
+
+
+async def test_stdin_outlives_a_session_unless_once(kit: Kit) -> None:
+    request = replace(kit.bundle("cat"), stdin=True)
+    await kit.run(request)
+    for word in (b"one\n", b"two\n"):
+        stream = await kit.monitor.attach(request.container_id)
+        await stream.write(word)
+        assert await read_until(aiter(stream), word)
+        await stream.close_stdin()
+        await stream.close()
+    assert await kit.runtime.state(request.container_id) == "running"
+
+
+async def test_attach_to_a_terminal_with_resize(kit: Kit) -> None:
+    request = replace(
+        kit.bundle("sh", "-c", "while read x; do stty size; done", terminal=True), stdin=True
+    )
+    await kit.run(request)
+    stream = await kit.monitor.attach(request.container_id)
+    output = aiter(stream)
+    await stream.resize(99, 44)
+
+    async def asked() -> None:
+        while True:
+            await stream.write(b"\n")
+            await asyncio.sleep(0.05)
+
+    asking = asyncio.Task(asked())
+    await read_until(output, b"44 99\r\n")
+    asking.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asking
+    await stream.close()
+
+
+ECHO = """
+import socket
+with socket.create_server(("127.0.0.1", 8080)) as server:
+    connection, _ = server.accept()
+    with connection:
+        while data := connection.recv(4096):
+            connection.sendall(data)
+"""
+
+
+async def test_port_forward_reaches_a_port_inside_and_counters_move(kit: Kit) -> None:
+    netns = KernelNamespaces()
+    directory = kit.root / "ns"
+    await netns.create(directory, NamespaceRequest(network=True, ipc=False, uts=False))
+    argv = ("nsenter", f"--net={directory / 'net'}", sys.executable, "-c", ECHO)
+    server = spawn(argv, Streams())
+    forward = NetnsPortForward()
+    with pytest.raises(HostError, match="cannot connect to port 8081"):
+        await forward.connect(directory / "net", 8081)
+
+    async def connected() -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        try:
+            return await forward.connect(directory / "net", 8080)
+        except HostError:
+            return None
+
+    reader, writer = await eventually(connected)
+    writer.write(b"hello\n")
+    await writer.drain()
+    assert await reader.readline() == b"hello\n"
+    writer.write_eof()
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+    await server.wait()
+    assert all(usage.interface != "lo" for usage in await network_usage(directory / "net"))
+    with pytest.raises(HostError, match="open of namespace"):
+        await forward.connect(Path("/nonexistent/net"), 8080)
+    await netns.remove(directory)

@@ -1,0 +1,150 @@
+"""Which handlers are served: whole revisions or none, and a sentence that says why not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from noderuntime.api.config import HandlerConfig
+from noderuntime.api.revision import Revision, RevisionHandler, RevisionProfile, make_revision
+from noderuntime.api.securityprofile import Capabilities, SecurityProfileSpec
+from noderuntime.engine.handlers import HandlerTable
+from noderuntime.errors import ConfigError, FailedPreconditionError
+from tests.fakes.engine import config_of, new_world
+
+
+def declared(name: str = "restricted", **spec: object) -> RevisionHandler:
+    profile = RevisionProfile(name="web", spec=SecurityProfileSpec.model_validate(spec))
+    return RevisionHandler(name=name, node_runtime=name, profile=profile)
+
+
+def write(path: Path, revision: Revision) -> None:
+    path.parent.mkdir(exist_ok=True)
+    beside = path.with_name("beside")
+    beside.write_text(revision.model_dump_json(by_alias=True))
+    beside.rename(path)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "etc" / "current"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> HandlerTable:
+    return HandlerTable(config_of(new_world(tmp_path)))
+
+
+def test_the_default_is_the_nodes_own_when_no_handler_is_named(table: HandlerTable) -> None:
+    assert table.get("") == table.get("crun")
+    assert table.get("").rules is None
+    assert table.names() == ("", "crun")
+
+
+def test_a_handler_is_refused_when_there_is_no_revision(table: HandlerTable) -> None:
+    with pytest.raises(
+        FailedPreconditionError,
+        match='handler "restricted" is not served by this node: there is no revision at',
+    ):
+        table.get("restricted")
+
+
+def test_a_revision_is_served_when_it_appears_and_changes(table: HandlerTable, path: Path) -> None:
+    first = make_revision((declared(),))
+    write(path, first)
+    handler = table.get("restricted")
+    assert (handler.revision, handler.oci_runtime) == (first.digest, Path("/usr/bin/crun"))
+    assert handler.rules is not None
+    second = make_revision((declared("other"),))
+    write(path, second)
+    with pytest.raises(FailedPreconditionError, match="does not have it"):
+        table.get("restricted")
+    assert table.get("other").revision == table.revision == second.digest
+    path.unlink()
+    table.refresh()
+    assert (table.revision, table.error, table.names()) == ("", "", ("", "crun"))
+
+
+def test_rules_are_compiled_once_when_the_file_stays(table: HandlerTable, path: Path) -> None:
+    write(path, make_revision((declared(),)))
+    assert table.get("restricted").rules is table.get("restricted").rules
+
+
+def bad_digest() -> str:
+    document = make_revision((declared(),)).model_dump(mode="json", by_alias=True)
+    document["handlers"][0]["profile"]["spec"]["privileged"] = "Allow"
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        pytest.param("{", "Invalid JSON", id="torn"),
+        pytest.param("", "Invalid JSON", id="empty"),
+        pytest.param("{}", "digest", id="without its fields"),
+        pytest.param(bad_digest(), "its content has sha256:", id="of another digest"),
+        pytest.param(
+            make_revision((declared("crun"),)).model_dump_json(by_alias=True),
+            "one of the node's own",
+            id="that takes the node's own handler",
+        ),
+        pytest.param(
+            make_revision((declared(), declared())).model_dump_json(by_alias=True),
+            "declared twice",
+            id="with a handler twice",
+        ),
+        pytest.param(
+            make_revision(
+                (declared(), declared("bad", capabilities=Capabilities(allow=("NOT_ONE",))))
+            ).model_dump_json(by_alias=True),
+            "NOT_ONE is not a Linux capability",
+            id="with one handler that does not compile",
+        ),
+    ],
+)
+def test_none_of_a_revision_is_served_when_it_is(
+    table: HandlerTable, path: Path, text: str, why: str
+) -> None:
+    write(path, make_revision((declared(),)))
+    table.get("restricted")
+    path.write_text(text)
+    with pytest.raises(FailedPreconditionError) as refused:
+        table.get("restricted")
+    assert why in str(refused.value)
+    assert why in table.error
+    assert table.revision == ""
+    assert table.names() == ("", "crun")
+    assert table.get("").rules is None
+
+
+def test_a_config_is_refused_when_its_default_handler_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="default_handler: kata"):
+        HandlerTable(config_of(new_world(tmp_path), default_handler="kata"))
+
+
+def test_a_handlers_program_is_the_nodes_when_it_has_one_of_that_name(tmp_path: Path) -> None:
+    own = {"plain": HandlerConfig(oci_runtime=Path("/opt/crun"))}
+    config = config_of(new_world(tmp_path), handlers=own, default_handler="plain")
+    write(config.revision, make_revision((declared(),)))
+    table = HandlerTable(config)
+    assert table.get("restricted").oci_runtime == Path("/opt/crun")
+    assert table.programs() == (Path("/opt/crun"),)
+
+
+async def test_a_revision_is_seen_when_it_is_renamed_into_place(
+    table: HandlerTable, path: Path
+) -> None:
+    path.parent.mkdir()
+    watch = asyncio.Task(table.watch())
+    await asyncio.sleep(0)
+    revision = make_revision((declared(),))
+    write(path, revision)
+    async with asyncio.timeout(5):
+        while table.revision != revision.digest:
+            await asyncio.sleep(0.005)
+    watch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watch

@@ -1,0 +1,166 @@
+"""What holds for every profile and every request, whatever else is decided."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from random import Random
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from noderuntime.policy import decide
+from noderuntime.policy.capabilities import KNOWN
+from noderuntime.policy.denial import Denial
+from noderuntime.policy.model import ContainerGrant, SandboxGrant
+from noderuntime.policy.resources import PERIOD_US
+from noderuntime.policy.rules import HandlerRules
+from noderuntime.policy.spec import DEFAULT_MASKED, SpecLayout, build
+from tests.unit.policy.factories import rules
+from tests.unit.policy.strategies import Document, Request, bounds, profiles, requests, tightened
+
+pytestmark = pytest.mark.slow
+few = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+LAYOUT = SpecLayout(rootfs="/rootfs", machine="x86_64")
+
+
+def decide_both(
+    own: HandlerRules, request: Request
+) -> tuple[SandboxGrant | Denial, ContainerGrant | Denial]:
+    pod, asked, facts, host = request
+    return decide.admit_sandbox(own, pod), decide.admit_container(own, pod, asked, facts, host)
+
+
+def admits(own: HandlerRules, request: Request) -> bool:
+    return not any(isinstance(answer, Denial) for answer in decide_both(own, request))
+
+
+def allowed_calls(spec: Mapping[str, Any]) -> frozenset[str]:
+    """Return each allowed call with its condition, which is empty for one that is free."""
+    return frozenset(
+        f"{name} {json.dumps(entry.get('args', ''))}"
+        for entry in spec["linux"]["seccomp"]["syscalls"]
+        if entry["action"] == "SCMP_ACT_ALLOW"
+        for name in entry["names"]
+    )
+
+
+def covers(wide: frozenset[str], narrow: frozenset[str]) -> bool:
+    free = {call.split(" ", 1)[0] for call in wide if call.endswith(' ""')}
+    return all(call in wide or call.split(" ", 1)[0] in free for call in narrow)
+
+
+@few
+@given(data=st.data(), profile=profiles, bound=bounds, request=requests())
+def test_tightening_a_profile_never_admits_more(
+    data: st.DataObject, profile: Document, bound: Document, request: Request
+) -> None:
+    stricter, less = data.draw(tightened(profile, bound))
+    wide, narrow = rules(profile, **bound), rules(stricter, **less)
+    if not admits(narrow, request):
+        return
+    assert admits(wide, request)
+    before, after = decide_both(wide, request)[1], decide_both(narrow, request)[1]
+    assert isinstance(before, ContainerGrant)
+    assert isinstance(after, ContainerGrant)
+    assert set(after.capabilities) <= set(before.capabilities)
+    assert after.no_new_privileges >= before.no_new_privileges
+    assert after.readonly_rootfs >= before.readonly_rootfs
+    if not (wide.audit or narrow.audit):
+        assert covers(allowed_calls(build(before, LAYOUT)), allowed_calls(build(after, LAYOUT)))
+
+
+@few
+@given(profile=profiles, bound=bounds, request=requests())
+def test_an_admitted_container_never_exceeds_its_profile(
+    profile: Document, bound: Document, request: Request
+) -> None:
+    own = rules({**profile, "mode": "Enforce"}, **bound)
+    grant = decide_both(own, request)[1]
+    if isinstance(grant, Denial):
+        return
+    spec: dict[str, Any] = build(grant, LAYOUT)
+    process, linux = spec["process"], spec["linux"]
+    bound_by = KNOWN if own.privileged else own.allowed_capabilities | own.default_capabilities
+    for kind in ("bounding", "effective", "permitted"):
+        assert {n.removeprefix("CAP_") for n in process["capabilities"][kind]} <= bound_by
+    assert process["capabilities"]["inheritable"] == []
+    assert process["noNewPrivileges"] or not own.no_new_privileges
+    assert spec["root"]["readonly"] or not own.readonly_root
+    assert linux["seccomp"]["defaultAction"] == "SCMP_ACT_ERRNO"
+    assert not {call.split(" ", 1)[0] for call in allowed_calls(spec)} & own.seccomp.deny
+    assert own.privileged or set(DEFAULT_MASKED) <= set(linux["maskedPaths"])
+    _within_limits(own, linux["resources"])
+
+
+def _within_limits(own: HandlerRules, resources: Mapping[str, Any]) -> None:
+    assert resources.get("pids", {}).get("limit") == own.pids_limit
+    if own.limits.memory_bytes is not None:
+        assert 0 < resources["memory"]["limit"] <= own.limits.memory_bytes
+    if own.limits.cpu_millis is not None:
+        period = resources["cpu"].get("period", PERIOD_US)
+        least = max(own.limits.cpu_millis * period // 1000, 1000)
+        assert 0 < resources["cpu"]["quota"] <= least
+
+
+@few
+@given(profile=profiles, bound=bounds, request=requests(), seed=st.integers(0, 99))
+def test_the_order_of_fields_and_lists_never_matters(
+    profile: Document, bound: Document, request: Request, seed: int
+) -> None:
+    random = Random(seed)  # noqa: S311  (hypothesis chooses the seed)
+    other = rules(_shuffled(profile, random), **_shuffled(bound, random))
+    assert decide_both(rules(profile, **bound), request) == decide_both(other, request)
+
+
+def _shuffled(document: Document, random: Random) -> Document:
+    """Return it with the keys of every mapping and the items of every list in another order."""
+    items = list(document.items())
+    random.shuffle(items)
+    result: Document = {}
+    for key, value in items:
+        if isinstance(value, dict):
+            result[key] = _shuffled(cast("Document", value), random)
+        elif isinstance(value, list):
+            found: list[Any] = value
+            result[key] = random.sample(found, len(found))
+        else:
+            result[key] = value
+    return result
+
+
+@few
+@given(profile=profiles, bound=bounds, request=requests())
+def test_audit_refuses_nothing_and_finds_what_enforce_refuses(
+    profile: Document, bound: Document, request: Request
+) -> None:
+    audited = decide_both(rules({**profile, "mode": "Audit"}, **bound), request)
+    enforced = decide_both(rules({**profile, "mode": "Enforce"}, **bound), request)
+    for seen, answer in zip(audited, enforced, strict=True):
+        assert not isinstance(seen, Denial)
+        assert seen.findings[:1] == ((answer,) if isinstance(answer, Denial) else ())
+
+
+@few
+@given(text=st.lists(st.text(max_size=300), min_size=7, max_size=7))
+def test_a_sentence_never_holds_a_line_break_or_a_control_character(text: list[str]) -> None:
+    container, field, value, rule, profile, revision, remedy = text
+    sentence = Denial(
+        container=container,
+        field=field,
+        value=value,
+        rule=rule,
+        profile=profile,
+        revision=revision,
+        remedy=remedy,
+    ).sentence()
+    assert sentence.isprintable()
+    assert len(sentence) < 1024

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noderuntime.policy.model import Mount, Propagation, ResolvedUser, Resources
+from noderuntime.policy.spec import DeviceNode, SpecLayout, build, exec_process
+from tests.unit.policy.factories import (
+    KUBELET,
+    container,
+    granted,
+    image,
+    rules,
+    sandbox,
+    security,
+)
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "policy"
+RUN = "/run/noderuntime"
+LAYOUT = SpecLayout(
+    rootfs=f"{RUN}/containers/c1/rootfs",
+    network_ns=f"{RUN}/sandboxes/s1/ns/net",
+    ipc_ns=f"{RUN}/sandboxes/s1/ns/ipc",
+    uts_ns=f"{RUN}/sandboxes/s1/ns/uts",
+    cgroups_path="/kubepods/pod1/c1",
+    hostname="web-0",
+    shm_path=f"{RUN}/sandboxes/s1/shm",
+    resolv_conf=f"{RUN}/sandboxes/s1/resolv.conf",
+    hostname_file=f"{RUN}/sandboxes/s1/hostname",
+    machine="x86_64",
+)
+STRICT = {
+    "runAs": {"nonRoot": True},
+    "rootFilesystem": "ReadOnly",
+    "capabilities": {"allow": ["NET_BIND_SERVICE"]},
+    "seccomp": {
+        "base": "DenyAll",
+        "allow": [{"names": ["read", "write", "clone", "exit_group", "execve"]}],
+        "deny": [{"names": ["write"]}],
+    },
+    "hostPaths": [{"path": "/var/log/web"}],
+}
+BOUNDS = {"defaults": {"cpu": "500m", "memory": "128Mi"}, "pidsLimit": 512}
+MOUNTS = (
+    Mount(container_path="/var/log/web", host_path="/var/log/web", readonly=True),
+    Mount(container_path="/etc/hosts", host_path=f"{KUBELET}/etc-hosts"),
+    Mount(
+        container_path="/var",
+        host_path=f"{KUBELET}/volumes/kubernetes.io~empty-dir/var",
+        propagation=Propagation.HOST_TO_CONTAINER,
+    ),
+)
+
+
+def default_spec() -> dict[str, Any]:
+    grant = granted(rules({}), container(env=(("A", "1"),)), pod=sandbox(hostname="web-0"))
+    return build(grant, LAYOUT)
+
+
+def strict_spec() -> dict[str, Any]:
+    asked = container(
+        security(capabilities_add=("NET_BIND_SERVICE",)),
+        mounts=MOUNTS,
+        resources=Resources(cpu_shares=512, oom_score_adj=999),
+    )
+    return build(granted(rules(STRICT, resources=BOUNDS), asked), _with(mounts=MOUNTS))
+
+
+def audit_spec() -> dict[str, Any]:
+    return build(granted(rules({"mode": "Audit"}), container()), _with(machine="aarch64"))
+
+
+def node_spec() -> dict[str, Any]:
+    return build(granted(None, container()), LAYOUT)
+
+
+def privileged_spec() -> dict[str, Any]:
+    root = image(ResolvedUser(uid=0, gid=0))
+    device = DeviceNode(path="/dev/fuse", kind="c", major=10, minor=229)
+    layout = SpecLayout(
+        rootfs="/rootfs", host_pid=True, terminal=True, devices=(device,), machine="x86_64"
+    )
+    return build(granted(None, container(security(privileged=True)), facts=root), layout)
+
+
+def _with(**fields: object) -> SpecLayout:
+    return replace(LAYOUT, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "make", [default_spec, strict_spec, audit_spec, node_spec, privileged_spec]
+)
+def test_a_spec_is_the_golden_one(make: Callable[[], dict[str, Any]], update_golden: bool) -> None:
+    path = GOLDEN / f"{make.__name__.removesuffix('_spec')}.json"
+    text = json.dumps(make(), indent=2) + "\n"
+    if update_golden:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text(), "review the difference, then run with --update-golden"
+
+
+@pytest.mark.parametrize(
+    "make", [default_spec, strict_spec, audit_spec, node_spec, privileged_spec]
+)
+def test_no_spec_has_annotations_rlimits_or_capabilities_that_are_inherited(
+    make: Callable[[], dict[str, Any]],
+) -> None:
+    built = make()
+    assert "annotations" not in built
+    assert "hooks" not in built
+    process = built["process"]
+    assert "rlimits" not in process
+    assert process["capabilities"]["inheritable"] == process["capabilities"]["ambient"] == []
+
+
+def test_the_pods_annotations_never_reach_the_spec() -> None:
+    pod = sandbox(annotations={"run.oci.hooks.stdout": "x"}, labels={"run.oci.a": "x"})
+    asked = container(annotations={"run.oci.handler": "krun"}, labels={"run.oci.b": "x"})
+    assert "run.oci" not in json.dumps(build(granted(None, asked, pod=pod), LAYOUT))
+
+
+def test_an_exec_runs_as_the_container_does() -> None:
+    process = strict_spec()["process"]
+    other = exec_process(process, ["sh", "-c", "id"], tty=True)
+    assert other["args"] == ["sh", "-c", "id"]
+    assert other["terminal"] is True
+    unchanged = process.keys() - {"args", "terminal"}
+    assert {key: other[key] for key in unchanged} == {key: process[key] for key in unchanged}
+    assert process["args"] == ["/bin/web"]
+
+
+def test_namespaces_that_are_none_are_the_nodes() -> None:
+    types = {entry["type"] for entry in privileged_spec()["linux"]["namespaces"]}
+    assert types == {"mount"}
+    assert "hostname" not in privileged_spec()
+
+
+def test_a_volume_of_the_pod_replaces_a_mount_of_ours() -> None:
+    shm = Mount(container_path="/dev/shm", host_path=f"{KUBELET}/volumes/e/shm")
+    built: Any = build(granted(None, container(mounts=(shm,))), _with(mounts=(shm,)))
+    assert [m["source"] for m in built["mounts"] if m["destination"] == "/dev/shm"] == [
+        shm.host_path
+    ]
