@@ -364,6 +364,22 @@ def test_the_operator_cannot_write_to_a_spec(server: ApiServer, operator: Operat
     assert "the operator does not write to the spec of a NodeRuntime" in answer.error
 
 
+def test_after_the_operator_is_removed_nothing_holds_a_noderuntime(
+    server: ApiServer, operator: OperatorProcess
+) -> None:
+    profile(server)
+    runtime(server)
+    wait_condition(server, "Ready", "Served")
+    operator.kill()
+    operator.release()
+    path = f"{GROUP}/noderuntimes/restricted"
+    assert server.get(path).body["metadata"].get("finalizers", []) == []
+    delete(server, path)
+    assert server.get(path).status == 404
+    delete(server, f"{CLASSES}/restricted")  # the garbage collector
+    operator.start()
+
+
 def test_the_operator_has_all_the_permissions_that_it_asks_for(operator: OperatorProcess) -> None:
     """The last word over all tests before: nothing was forbidden to it."""
     log = operator.log.read_text().lower()
