@@ -74,5 +74,5 @@ def test_a_runtimeclass_says_only_what_all_selectors_ask_for() -> None:
         ({"a": True}, {"a": True}, True),
     ],
 )
-def test_what_the_server_added_is_no_difference(live: Any, wanted: Any, same: bool) -> None:  # noqa: ANN401
+def test_what_the_server_added_is_no_difference(live: Any, wanted: Any, same: bool) -> None:
     assert holds(live, wanted) is same
