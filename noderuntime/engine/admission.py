@@ -11,6 +11,7 @@ from noderuntime.errors import DeniedError, InvalidArgumentError
 from noderuntime.policy import decide
 from noderuntime.policy.denial import Denial
 from noderuntime.policy.model import HostFacts, NamespaceMode
+from noderuntime.telemetry import metrics
 from noderuntime.telemetry.trace import span
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def admit_sandbox(handler: Handler, config: SandboxConfig) -> SandboxGrant:
     with span("policy.admit", handler=handler.name):
         answer = decide.admit_sandbox(handler.rules, config)
     if isinstance(answer, Denial):
-        raise DeniedError(answer.sentence())
+        raise _denied(answer)
     _report(handler, answer.findings, answer.changes)
     return answer
 
@@ -45,7 +46,7 @@ def admit_image(handler: Handler, reference: str) -> None:
     with span("policy.admit", handler=handler.name):
         denial = decide.admit_image(handler.rules, reference)
     if denial is not None:
-        raise DeniedError(denial.sentence())
+        raise _denied(denial)
 
 
 def admit_image_of(handler: Handler, config: ContainerConfig, image: Image) -> str:
@@ -62,7 +63,7 @@ def admit_image_of(handler: Handler, config: ContainerConfig, image: Image) -> s
     for name, denial in zip(names, denials, strict=True):
         if denial is None:
             return name
-    raise DeniedError(next(denial.sentence() for denial in denials if denial is not None))
+    raise _denied(next(denial for denial in denials if denial is not None))
 
 
 def admit_container(
@@ -76,7 +77,7 @@ def admit_container(
     with span("policy.admit", handler=handler.name):
         answer = decide.admit_container(handler.rules, sandbox, container, image, host)
     if isinstance(answer, Denial):
-        raise DeniedError(answer.sentence())
+        raise _denied(answer)
     _report(handler, answer.findings, answer.changes)
     return answer
 
@@ -86,7 +87,7 @@ def admit_resources(handler: Handler, resources: Resources) -> Resources:
     with span("policy.admit", handler=handler.name):
         answer = decide.admit_resources(handler.rules, resources)
     if isinstance(answer, Denial):
-        raise DeniedError(answer.sentence())
+        raise _denied(answer)
     return answer
 
 
@@ -126,8 +127,14 @@ def require_namespaces(namespaces: Namespaces) -> None:
             raise InvalidArgumentError(f"{field}.{name}: {mode} is not served; use POD or NODE")
 
 
+def _denied(denial: Denial) -> DeniedError:
+    metrics.count_denial(denial.profile, denial.field)
+    return DeniedError(denial.sentence())
+
+
 def _report(handler: Handler, findings: tuple[Denial, ...], changes: tuple[str, ...]) -> None:
     for finding in findings:
+        metrics.count_finding(finding.profile, finding.field)
         _log.warning(
             "the profile would refuse this",
             extra={"handler": handler.name, "finding": finding.sentence()},
