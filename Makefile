@@ -27,8 +27,8 @@ check: venv ## seconds: format, lint, types, imports, generated files, unit test
 
 test: check root e2e ## everything: check, tests that need root, the real cluster
 
-root: venv packages ## tests on real namespaces, mounts and OCI runtimes
-	$(PY) -m pytest tests/root tests/contract
+root: venv packages ## tests on real namespaces, mounts and OCI runtimes, and with hostile input
+	$(PY) -m pytest tests/root tests/contract tests/fuzz
 
 e2e: venv ## tests on the real cluster, which is made if it is not up
 	$(PY) -m pytest e2e
