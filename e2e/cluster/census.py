@@ -58,7 +58,7 @@ def take() -> Census:
     return {
         "processes": _processes(),
         "mounts": _mounts(),
-        "network namespaces": _network_namespaces(),
+        "namespaces": _namespaces(),
         "links": _lines("ip", "-o", "link", "show"),
         "addresses": _lines("ip", "-o", "address", "show"),
         "routes": _lines("ip", "route", "show", "table", "all"),
@@ -146,8 +146,8 @@ def _mounts() -> list[str]:
     return sorted(found)
 
 
-def _network_namespaces() -> list[str]:
-    """Inodes of the namespaces that a process is in or a mount pins."""
+def _namespaces() -> list[str]:
+    """Network namespaces that a process is in, and namespaces of any kind that a mount pins."""
     found: set[str] = set()
     for pid in processes.all_pids():
         try:

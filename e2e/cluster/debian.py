@@ -1,6 +1,6 @@
 """Debian packages: those the host needs, and those whose files are taken without installing them.
 
-Programs that only the cluster uses (etcd, the registry, the CNI plugins) and the files of images
+Programs that only the cluster uses (the registry, the CNI plugins) and the files of images
 are unpacked from fetched packages, so that no service starts, no user is made and nothing of them
 is left. What must be on the host (crun, conmon, nftables, …) is installed if it is missing and
 purged by ``down`` if ``up`` installed it.
@@ -32,10 +32,7 @@ HOST: Final = {
 }
 HOST_LIBRARIES: Final = {"libseccomp.so.2": "libseccomp2"}
 # Package → the files that are taken out of it, into .cluster/bin or .cluster/cni/bin.
-UNPACKED: Final = {
-    "etcd-server": ("usr/bin/etcd",),
-    "docker-registry": ("usr/bin/docker-registry",),
-}
+UNPACKED: Final = {"docker-registry": ("usr/bin/docker-registry",)}
 PLUGINS: Final = "containernetworking-plugins"
 _QUIET: Final = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
 
@@ -114,7 +111,7 @@ def unpack(layout: Layout, package: Path, into: Path) -> None:
 
 
 def unpack_programs(layout: Layout) -> bool:
-    """etcd, the registry and the CNI plugins into .cluster; True if any was missing."""
+    """The registry and the CNI plugins into .cluster; True if any was missing."""
     plugins = layout.cni / "bin"
     wanted = [layout.bin / Path(file).name for files in UNPACKED.values() for file in files]
     if all(path.exists() for path in (*wanted, plugins / "bridge")):

@@ -123,6 +123,7 @@ class _Up:
     def programs(self) -> bool:
         changed = debian.unpack_programs(self.layout)
         tell = self._teller("programs")
+        changed |= build.build_go(self.layout, build.ETCD, tell)
         changed |= build.build_go(self.layout, build.KUBERNETES, tell)
         if self.wanted.tracing:
             changed |= build.build_go(self.layout, build.COLLECTOR, tell)

@@ -18,7 +18,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +132,7 @@ def binary(name: str) -> Path:
 
 
 @contextmanager
-def running_api_server() -> Iterator[ApiServer]:
+def running_api_server() -> Generator[ApiServer]:
     """Start etcd and the API server, wait until it is ready, end both."""
     with tempfile.TemporaryDirectory(prefix="nr-apiserver-") as folder:
         root = Path(folder)
@@ -218,7 +218,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _process(command: list[str], log: Path) -> Generator[subprocess.Popen[bytes]]:
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, cwd=log.parent)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -381,7 +381,7 @@ def test_a_good_object_is_taken_and_does_not_drift(
 def assert_within(declared: Any, live: Any) -> None:  # noqa: ANN401 - free-form JSON
     """All that was declared is there, and lists are exactly as they were written."""
     if isinstance(declared, dict):
-        for key, value in declared.items():
+        for key, value in cast("Json", declared).items():
             assert_within(value, live[key])
     else:
         assert live == declared

@@ -176,14 +176,14 @@ def to_yaml(value: Any, indent: int = 0) -> str:  # noqa: ANN401 - free-form JSO
         items = cast("dict[str, Any]", value).items()
         return "".join(f"{pad}{key}:{_under(item, indent)}" for key, item in items)
     if isinstance(value, list) and value:
-        lines: list[str] = []
-        for item in value:
-            if isinstance(item, (dict, list)) and item:
-                lines.append(f"{pad}- {to_yaml(item, indent + 1).lstrip(' ')}")
-            else:
-                lines.append(f"{pad}- {json.dumps(item, ensure_ascii=False)}\n")
-        return "".join(lines)
+        return "".join(f"{pad}- {_item(item, indent)}" for item in cast("list[object]", value))
     return f"{pad}{json.dumps(value, ensure_ascii=False)}\n"
+
+
+def _item(item: object, indent: int) -> str:
+    if isinstance(item, (dict, list)) and item:
+        return to_yaml(item, indent + 1).lstrip(" ")
+    return f"{json.dumps(item, ensure_ascii=False)}\n"
 
 
 def _under(item: Any, indent: int) -> str:  # noqa: ANN401 - free-form JSON

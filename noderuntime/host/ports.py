@@ -1,7 +1,7 @@
 """What the engine asks of the kernel, the OCI runtime and the monitor: one Protocol each.
 
 The real ones are beside this file, the recording fakes in ``tests/fakes``; ``tests/contract`` runs
-the same suite on both. Every ``remove``/``delete``/``unmount`` is idempotent: it succeeds when there
+the same suite on both. Every ``remove``, ``delete``, ``unmount`` is idempotent: it succeeds where there
 is nothing, so that an undo may be tried again after a crash. All raise ``HostError``.
 """
 

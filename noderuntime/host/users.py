@@ -124,10 +124,13 @@ def _read(rootfs: Path, path: str) -> bytes:
         if error.errno in _ABSENT:
             return b""
         raise
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise HostError(f"{path} of the image is not a regular file")
-        data = file.read(FILE_LIMIT_BYTES + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(FILE_LIMIT_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > FILE_LIMIT_BYTES:
         raise HostError(f"{path} of the image is larger than {FILE_LIMIT_BYTES} bytes")
     return data

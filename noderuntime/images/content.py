@@ -97,7 +97,7 @@ class Ingest:
             else f"has {self.written} of {self._size_bytes} bytes"
         )
         self.restart()
-        raise ImageError(f"blob {self._digest} {problem}: the registry's copy is damaged")
+        raise ImageError(f"blob {self._digest} {problem}: the copy that came is damaged")
 
     def open(self) -> int:
         """Return a descriptor of its own for reading from the beginning."""

@@ -109,7 +109,7 @@ def granted(
     dropped = frozenset(map(normalise, security.capabilities_drop))
     have = everything if ALL in added else defaults
     if ALL in dropped:
-        have = frozenset()
+        have = frozenset[str]()
     return (have | (added - {ALL})) - dropped
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -11,7 +11,7 @@ from noderuntime_operator.loop import Loop
 
 
 @asynccontextmanager
-async def serving(loop: Loop, address: str) -> AsyncIterator[None]:
+async def serving(loop: Loop, address: str) -> AsyncGenerator[None]:
     """Serve both at ``HOST:PORT`` while in the block; raises OSError where the port is taken."""
 
     async def answer(request: web.Request) -> web.Response:

@@ -54,6 +54,7 @@ async def observe(client: AsyncClient, settings: Settings) -> Observed:
 
 
 def _list(client: AsyncClient, resource: Any, **options: Any) -> AsyncIterator[Mapping[str, Any]]:  # noqa: ANN401
-    found: Any = client.list(resource, chunk_size=_CHUNK, **options)
+    listing: Any = client.list  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    found: Any = listing(resource, chunk_size=_CHUNK, **options)
     items: AsyncIterator[Mapping[str, Any]] = aiter(found)
     return items

@@ -48,6 +48,11 @@ def _parsed(model: type[Model], value: object) -> tuple[Model | None, str]:
         return None, f"{where}: {first['msg'].lower()}"
 
 
+def _part(body: Json, name: str) -> Json:
+    part: Json = body.get(name) or {}
+    return part
+
+
 def node_runtime(body: Json) -> NodeRuntimeSeen:
     """Read a NodeRuntime."""
     metadata = body["metadata"]
@@ -61,7 +66,7 @@ def node_runtime(body: Json) -> NodeRuntimeSeen:
         claimed=FINALIZER in metadata.get("finalizers", ()),
         spec=spec,
         problem=problem,
-        status=body.get("status") or {},
+        status=_part(body, "status"),
     )
 
 
@@ -74,7 +79,7 @@ def profile(body: Json) -> ProfileSeen:
         generation=metadata.get("generation", 0),
         spec=spec,
         problem=problem,
-        status=body.get("status") or {},
+        status=_part(body, "status"),
     )
 
 
@@ -85,21 +90,21 @@ def state(body: Json) -> StateSeen:
         name=metadata["name"],
         uid=metadata["uid"],
         spec=_parsed(NodeRuntimeStateSpec, body.get("spec"))[0],
-        status=_parsed(NodeRuntimeStateStatus, body.get("status") or {})[0],
-        emptied_at=(metadata.get("annotations") or {}).get(EMPTIED_AT, ""),
+        status=_parsed(NodeRuntimeStateStatus, _part(body, "status"))[0],
+        emptied_at=_part(metadata, "annotations").get(EMPTIED_AT, ""),
     )
 
 
 def node(body: Json) -> NodeSeen:
     """Read a Node."""
     metadata = body["metadata"]
-    return NodeSeen(name=metadata["name"], labels=metadata.get("labels") or {})
+    return NodeSeen(name=metadata["name"], labels=_part(metadata, "labels"))
 
 
 def runtime_class(body: Json) -> RuntimeClassSeen:
     """Read a RuntimeClass, ours or not."""
     metadata = body["metadata"]
-    labels = metadata.get("labels") or {}
+    labels = _part(metadata, "labels")
     return RuntimeClassSeen(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -124,7 +129,8 @@ def revision(body: Json) -> RevisionSeen:
 
 def pod(body: Json) -> PodSeen | None:
     """Read a Pod; None where it has ended or names no RuntimeClass."""
-    spec, status = body["spec"], body.get("status") or {}
+    spec: Json = body["spec"]
+    status = _part(body, "status")
     runtime_class = spec.get("runtimeClassName")
     if not runtime_class or status.get("phase") in ENDED:
         return None

@@ -20,8 +20,8 @@ async def release(client: AsyncClient) -> list[str]:
     resource = RESOURCES[Kind.NODE_RUNTIME]
     names: list[str] = []
     try:
-        found: Any = client.list(resource)
-        async for each in found:
+        listing: Any = client.list  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        async for each in listing(resource):
             metadata = each["metadata"]
             if FINALIZER in metadata.get("finalizers", ()):
                 await _release(client, resource, metadata)
@@ -33,7 +33,7 @@ async def release(client: AsyncClient) -> list[str]:
 
 
 async def _release(client: AsyncClient, resource: Any, metadata: dict[str, Any]) -> None:  # noqa: ANN401
-    body = {
+    body: dict[str, Any] = {
         "apiVersion": API_VERSION,
         "kind": Kind.NODE_RUNTIME.value,
         "metadata": {"name": metadata["name"], "uid": metadata["uid"], "finalizers": []},

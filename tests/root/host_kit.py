@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -23,7 +24,8 @@ from noderuntime.host.oci_runtime import OciCli
 from noderuntime.host.ports import CgroupDriver, Exit, MonitorRequest
 
 BUSYBOX = Path("/bin/busybox")
-CRUN = Path("/usr/bin/crun")
+# crun, unless asked for another: OCI_RUNTIME=/usr/sbin/runc pytest tests/root
+RUNTIME = Path(os.environ.get("OCI_RUNTIME", "/usr/bin/crun"))
 CONMON = Path("/usr/bin/conmon")
 T = TypeVar("T")
 CAPABILITIES = ("CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_CHOWN")
@@ -146,7 +148,7 @@ async def kit_in(name: str) -> AsyncIterator[Kit]:
     kit = Kit(
         root=root,
         parent=f"/nr-host-{uuid.uuid4().hex[:8]}",
-        runtime=OciCli(CRUN, root / "crun"),
+        runtime=OciCli(RUNTIME, root / "oci"),
         monitor=Conmon(CONMON, root / "containers", root / "exits"),
     )
     try:

@@ -17,7 +17,7 @@ import pytest
 from noderuntime.errors import HostError, NotFoundError
 from noderuntime.host import pids
 from noderuntime.policy.model import Resources
-from tests.root.host_kit import Kit, eventually, kit_in
+from tests.root.host_kit import RUNTIME, Kit, eventually, kit_in
 
 CRI_LINE = re.compile(
     rb"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}[+-]\d\d:\d\d (stdout|stderr) ([PF]) (.*)$"
@@ -54,7 +54,9 @@ async def test_a_container_runs_and_its_exit_code_and_log_are_kept(kit: Kit) -> 
 
 async def test_a_container_that_cannot_be_created_says_why_and_leaves_nothing(kit: Kit) -> None:
     request = kit.bundle("/no/such/program")
-    with pytest.raises(HostError, match=r"crun create of container \w+ failed: .*/no/such/program"):
+    with pytest.raises(
+        HostError, match=r"run[c]? create of container \w+ failed: .*/no/such/program"
+    ):
         await kit.monitor.create(kit.runtime, request)
     assert await kit.runtime.state(request.container_id) is None
     assert not await kit.monitor.is_alive(request.container_id)
@@ -166,7 +168,7 @@ from noderuntime.host.oci_runtime import OciCli
 from noderuntime.host.ports import MonitorRequest
 root, container = Path(sys.argv[1]), sys.argv[2]
 async def main():
-    runtime = OciCli(Path("/usr/bin/crun"), root / "crun")
+    runtime = OciCli(Path(sys.argv[3]), root / "oci")
     monitor = Conmon(Path("/usr/bin/conmon"), root / "containers", root / "exits")
     leak = open("/dev/zero"); import os; os.set_inheritable(leak.fileno(), True)
     await monitor.create(runtime, MonitorRequest(container_id=container,
@@ -182,7 +184,7 @@ asyncio.run(main())
 async def test_a_container_and_its_log_survive_a_killed_runtime(kit: Kit) -> None:
     request = kit.bundle("sh", "-c", "while [ ! -e /go ]; do sleep 0.05; done; echo late; exit 3")
     with subprocess.Popen(  # noqa: ASYNC220  # it is killed here
-        [sys.executable, "-c", PARENT, str(kit.root), request.container_id],
+        [sys.executable, "-c", PARENT, str(kit.root), request.container_id, str(RUNTIME)],
         stdout=subprocess.PIPE,
     ) as parent:
         assert parent.stdout is not None

@@ -45,11 +45,13 @@ TIMEOUT_S = 30
 CGROUP = f"nr-policy-{os.getpid()}"
 # What busybox's shell needs to print a line, and crun to start it under the filter.
 LEAST_SYSCALLS = (
-    "access arch_prctl brk close clone dup2 execve exit exit_group faccessat2 fcntl fstat getcwd getegid "
-    "geteuid getgid getpid getppid getrandom getuid ioctl lseek mmap mprotect munmap newfstatat openat "
-    "pread64 prlimit64 read readlink rseq rt_sigaction rt_sigprocmask rt_sigreturn sendfile "
-    "set_robust_list set_tid_address stat time uname wait4 write"
-).split()
+    *("access", "arch_prctl", "brk", "close", "clone", "dup2", "execve", "exit", "exit_group"),
+    *("faccessat2", "fcntl", "fstat", "getcwd", "getegid", "geteuid", "getgid", "getpid"),
+    *("getppid", "getrandom", "getuid", "ioctl", "lseek", "mmap", "mprotect", "munmap"),
+    *("newfstatat", "openat", "pread64", "prlimit64", "read", "readlink", "rseq"),
+    *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sendfile"),
+    *("set_robust_list", "set_tid_address", "stat", "time", "uname", "wait4", "write"),
+)
 
 
 @dataclass(frozen=True, slots=True)

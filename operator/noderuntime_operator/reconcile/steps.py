@@ -21,6 +21,7 @@ from noderuntime_operator.reconcile.names import (
     revision_name,
 )
 from noderuntime_operator.reconcile.observed import (
+    Body,
     NodeRuntimeSeen,
     NodeSeen,
     RevisionSeen,
@@ -107,13 +108,14 @@ def own_runtime_class(view: View, now: datetime) -> Actions:
 
 def _is_current(found: RuntimeClassSeen, body: dict[str, Any]) -> bool:
     """Compare amounts by what they are worth: the API server writes 1000m as 1."""
-    wanted, live = dict(body), dict(found.body)
-    amounts = wanted.pop("overhead", {}).get("podFixed", {})
-    seen = (live.get("overhead") or {}).get("podFixed") or {}
+    wanted = dict(body)
+    amounts: Body = wanted.pop("overhead", {}).get("podFixed", {})
+    overhead: Body = found.body.get("overhead") or {}
+    seen: Body = overhead.get("podFixed") or {}
     same = amounts.keys() == seen.keys() and all(
         quantity.parse(seen[name]) == quantity.parse(value) for name, value in amounts.items()
     )
-    return same and holds(live, wanted)
+    return same and holds(found.body, wanted)
 
 
 def _runtime_class(handler: str, owners: list[NodeRuntimeSeen]) -> dict[str, Any]:

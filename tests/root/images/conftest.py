@@ -8,6 +8,7 @@ import pytest
 
 from noderuntime.images import jail
 from noderuntime.images.jail import Jail, Layer, Limits
+from noderuntime.images.store import ImageStore
 from tests.fakes.registry import FakeRegistry
 
 
@@ -54,3 +55,10 @@ def unpack(confined: Jail, tmp_path: Path) -> Unpack:
 def registry() -> Iterator[FakeRegistry]:
     with FakeRegistry().running() as running:
         yield running
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> ImageStore:
+    made = ImageStore(tmp_path / "state", tmp_path / "certs.d")
+    await made.recover()
+    return made

@@ -24,6 +24,7 @@ DELETIONS = [
     (str(Kind.DAEMON_SET), "noderuntime-agent"),
     (str(Kind.STATE), "n1"),
 ]
+FIXED = settings(deadline=None, derandomize=True, database=None)
 # After each deletion: nothing, a whole pass, one that is killed after some writes, agents that report.
 BETWEEN = st.one_of(st.none(), st.just(99), st.integers(0, 6), st.just("agents"))
 
@@ -49,7 +50,7 @@ def full_cluster() -> FakeCluster:
 @given(
     st.permutations(DELETIONS), st.lists(BETWEEN, min_size=len(DELETIONS), max_size=len(DELETIONS))
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(FIXED, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_deleting_everything_in_any_order_ends(
     order: list[tuple[str, str]], between: list[int | str | None]
 ) -> None:
@@ -69,7 +70,7 @@ def test_deleting_everything_in_any_order_ends(
 
 
 @given(st.permutations(sorted(RUNTIMES)))
-@settings(max_examples=6, deadline=None)
+@settings(FIXED, max_examples=6)
 def test_it_ends_without_any_agent_too(order: list[str]) -> None:
     cluster = full_cluster()
     for name in cluster.names("Pod"):

@@ -1,4 +1,4 @@
-"""``--update-golden`` writes the golden files anew; the difference is then reviewed."""
+"""``pytest tests/unit/policy --update-golden`` writes the golden files anew, for review."""
 
 from __future__ import annotations
 

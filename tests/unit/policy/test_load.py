@@ -14,7 +14,7 @@ from tests.unit.policy.factories import DIGEST, rules
         ({"capabilities": {"allow": ["NET_BIND"]}}, {}, "capabilities.allow: NET_BIND is not"),
         ({"capabilities": {"default": ["X\nY"]}}, {}, "capabilities.default: X Y is not"),
         ({"seccomp": {"deny": [{"names": ["mkdri"]}]}}, {}, "seccomp.deny: mkdri is not"),
-        ({"seccomp": {"allow": [{"names": ["read", ""]}]}}, {}, 'seccomp.allow: "" is not'),
+        ({"seccomp": {"allow": [{"names": ["read", "rraed"]}]}}, {}, "seccomp.allow: rraed is not"),
         ({"runAs": {"users": [{"min": 2, "max": 1}]}}, {}, "runAs.users: min 2 is above max 1"),
         ({"hostPaths": [{"path": "/a/../etc"}]}, {}, "hostPaths: /a/../etc must not hold"),
         ({}, {"resources": {"limits": {"cpu": "2x"}}}, "resources.limits: '2x' is not"),

@@ -69,7 +69,9 @@ def test_the_directory_is_absolute(pod: str, of_image: str, expected: str) -> No
 
 
 @pytest.mark.parametrize(
-    "asked", [container(command=("a\0b",)), container(working_dir="/a\0")], ids=["command", "directory"]
+    "asked",
+    [container(command=("a\0b",)), container(working_dir="/a\0")],
+    ids=["command", "directory"],
 )
 def test_a_nul_character_is_an_invalid_argument(asked: ContainerConfig) -> None:
     with pytest.raises(InvalidArgumentError, match="NUL"):

@@ -130,7 +130,7 @@ def _shuffled(document: Document, random: Random) -> Document:
         if isinstance(value, dict):
             result[key] = _shuffled(cast("Document", value), random)
         elif isinstance(value, list):
-            found = cast("list[Any]", value)
+            found: list[Any] = value
             result[key] = random.sample(found, len(found))
         else:
             result[key] = value

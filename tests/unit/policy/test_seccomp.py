@@ -157,7 +157,12 @@ def test_no_call_without_condition_is_in_two_groups() -> None:
 
 def test_libseccomp_knows_every_name_of_a_filter() -> None:
     pyseccomp: Any = pytest.importorskip("pyseccomp", exc_type=ImportError)
-    machines = [pyseccomp.Arch.X86_64, pyseccomp.Arch.X86, pyseccomp.Arch.AARCH64, pyseccomp.Arch.ARM]
+    machines = [
+        pyseccomp.Arch.X86_64,
+        pyseccomp.Arch.X86,
+        pyseccomp.Arch.AARCH64,
+        pyseccomp.Arch.ARM,
+    ]
     unknown = {
         name
         for name in IN_LIBSECCOMP

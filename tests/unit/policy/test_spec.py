@@ -107,7 +107,9 @@ def test_a_spec_is_the_golden_one(make: Callable[[], dict[str, Any]], update_gol
 @pytest.mark.parametrize(
     "make", [default_spec, strict_spec, audit_spec, node_spec, privileged_spec]
 )
-def test_no_spec_has_annotations_rlimits_or_capabilities_that_are_inherited(make: Callable[[], dict[str, Any]]) -> None:
+def test_no_spec_has_annotations_rlimits_or_capabilities_that_are_inherited(
+    make: Callable[[], dict[str, Any]],
+) -> None:
     built = make()
     assert "annotations" not in built
     assert "hooks" not in built
@@ -141,4 +143,6 @@ def test_namespaces_that_are_none_are_the_nodes() -> None:
 def test_a_volume_of_the_pod_replaces_a_mount_of_ours() -> None:
     shm = Mount(container_path="/dev/shm", host_path=f"{KUBELET}/volumes/e/shm")
     built: Any = build(granted(None, container(mounts=(shm,))), _with(mounts=(shm,)))
-    assert [m["source"] for m in built["mounts"] if m["destination"] == "/dev/shm"] == [shm.host_path]
+    assert [m["source"] for m in built["mounts"] if m["destination"] == "/dev/shm"] == [
+        shm.host_path
+    ]

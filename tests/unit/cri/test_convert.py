@@ -1,0 +1,331 @@
+"""What the kubelet always sends passes; what we do not honour is refused by its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from noderuntime.cri import convert
+from noderuntime.cri.convert_security import HostFacts, read_host_facts
+from noderuntime.cri.runtime_v1 import api_pb2 as pb
+from noderuntime.errors import InvalidArgumentError
+from noderuntime.policy.model import NamespaceMode, ProfileType, Propagation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+HOST = HostFacts(apparmor=False)
+APPARMOR_HOST = HostFacts(apparmor=True)
+Sandbox = pb.PodSandboxConfig
+Container = pb.ContainerConfig
+
+
+def kubelets_sandbox() -> Sandbox:
+    """A Pod as generatePodSandboxConfig of the kubelet v1.37 writes it."""
+    return Sandbox(
+        metadata=pb.PodSandboxMetadata(
+            name="web-0", namespace="default", uid="6e1e6e55-0000", attempt=1
+        ),
+        hostname="web-0",
+        log_directory="/var/log/pods/default_web-0_6e1e6e55-0000",
+        dns_config=pb.DNSConfig(
+            servers=["10.96.0.10", "fe80::1%eth0"],
+            searches=["default.svc.cluster.local", "."],
+            options=["ndots:5"],
+        ),
+        port_mappings=[pb.PortMapping(container_port=80, protocol=pb.SCTP)],
+        labels={"io.kubernetes.pod.name": "web-0", "app": "web"},
+        annotations={"kubernetes.io/config.source": "api", "note": "many\nlines\tof text"},
+        linux=pb.LinuxPodSandboxConfig(
+            cgroup_parent="/kubepods/besteffort/pod6e1e6e55-0000",
+            security_context=pb.LinuxSandboxSecurityContext(
+                namespace_options=pb.NamespaceOption(
+                    network=pb.POD,
+                    pid=pb.CONTAINER,
+                    ipc=pb.POD,
+                    userns_options=pb.UserNamespace(mode=pb.NODE),
+                ),
+                seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.RuntimeDefault),
+                run_as_group=pb.Int64Value(value=1000),
+                supplemental_groups=[2000],
+            ),
+            sysctls={"net.ipv4.ip_unprivileged_port_start": "0", "kernel/shm_rmid_forced": "1"},
+            overhead=pb.LinuxContainerResources(),
+            resources=pb.LinuxContainerResources(cpu_period=100000, cpu_shares=2),
+        ),
+    )
+
+
+def kubelets_container() -> Container:
+    """A container as generateContainerConfig writes it."""
+    return Container(
+        metadata=pb.ContainerMetadata(name="app", attempt=3),
+        image=pb.ImageSpec(image="sha256:" + "ab" * 32, user_specified_image="app:1"),
+        command=["/bin/app"],
+        args=["--greeting", "two\nlines"],
+        working_dir="/srv/../srv",
+        envs=[
+            pb.KeyValue(key="PATH", value=b"/bin"),
+            pb.KeyValue(key="my.odd key", value="grüß\n".encode()),
+        ],
+        mounts=[
+            pb.Mount(
+                container_path="/etc/hosts",
+                host_path="/var/lib/kubelet/pods/u/etc-hosts",
+                readonly=True,
+                recursive_read_only=True,
+            ),
+            pb.Mount(
+                container_path="/data", host_path="/data", propagation=pb.PROPAGATION_BIDIRECTIONAL
+            ),
+        ],
+        devices=[pb.Device(container_path="/dev/fuse", host_path="/dev/fuse", permissions="mrw")],
+        labels={"io.kubernetes.container.name": "app"},
+        log_path="app/3.log",
+        stop_signal=pb.SIGNAL_SIGRTMINPLUS3,
+        linux=pb.LinuxContainerConfig(
+            resources=pb.LinuxContainerResources(
+                cpu_period=100000,
+                cpu_quota=-1,
+                cpu_shares=1024,
+                oom_score_adj=-997,
+                memory_limit_in_bytes=1 << 30,
+                memory_swap_limit_in_bytes=1 << 30,
+                hugepage_limits=[pb.HugepageLimit(page_size="2MB", limit=0)],
+                unified={"memory.high": "max"},
+            ),
+            security_context=pb.LinuxContainerSecurityContext(
+                capabilities=pb.Capability(
+                    add_capabilities=["NET_ADMIN"], drop_capabilities=["ALL"]
+                ),
+                run_as_user=pb.Int64Value(value=0),
+                namespace_options=pb.NamespaceOption(pid=pb.CONTAINER),
+                seccomp=pb.SecurityProfile(
+                    profile_type=pb.SecurityProfile.Localhost, localhost_ref="/var/lib/k/p.json"
+                ),
+                apparmor=pb.SecurityProfile(profile_type=pb.SecurityProfile.Unconfined),
+                apparmor_profile="unconfined",
+                selinux_options=pb.SELinuxOption(),
+                no_new_privs=True,
+                masked_paths=["/proc/kcore"],
+                readonly_paths=["/proc/sys"],
+            ),
+        ),
+    )
+
+
+def test_the_kubelets_sandbox_passes_whole() -> None:
+    found = convert.sandbox_config(kubelets_sandbox(), HOST)
+    assert (found.pod.name, found.pod.attempt) == ("web-0", 1)
+    assert found.dns.servers == ("10.96.0.10", "fe80::1%eth0")
+    assert found.port_mappings[0].protocol == "sctp"
+    assert found.namespaces.pid is NamespaceMode.CONTAINER
+    assert found.seccomp.type is ProfileType.RUNTIME_DEFAULT
+    assert (found.run_as_user, found.run_as_group) == (None, 1000)
+    assert found.sysctls["kernel/shm_rmid_forced"] == "1"
+    assert found.resources.cpu_shares == 2
+
+
+def test_the_kubelets_container_passes_whole() -> None:
+    found = convert.container_config(kubelets_container(), HOST)
+    assert (found.name, found.attempt, found.image_reference) == ("app", 3, "app:1")
+    assert found.env == (("PATH", "/bin"), ("my.odd key", "grüß\n"))
+    assert found.mounts[0].recursive_readonly
+    assert found.mounts[1].propagation is Propagation.BIDIRECTIONAL
+    assert found.stop_signal == "SIGRTMIN+3"
+    assert found.resources.cpu_quota_us == -1
+    assert found.resources.unified == {"memory.high": "max"}
+    assert found.security.capabilities_add == ("NET_ADMIN",)
+    assert found.security.run_as_user == 0
+    assert found.security.seccomp.localhost_ref == "/var/lib/k/p.json"
+    assert found.security.no_new_privs
+
+
+def test_without_namespace_options_our_defaults_hold() -> None:
+    config = Sandbox(metadata=pb.PodSandboxMetadata(name="a", namespace="b", uid="c"))
+    assert convert.sandbox_config(config, HOST).namespaces.pid is NamespaceMode.CONTAINER
+
+
+Change = "Callable[[pb.PodSandboxConfig], object]"
+
+
+def security(config: Sandbox) -> pb.LinuxSandboxSecurityContext:
+    return config.linux.security_context
+
+
+def namespaces(config: Sandbox) -> pb.NamespaceOption:
+    return config.linux.security_context.namespace_options
+
+
+SANDBOX_REFUSALS: list[tuple[str, Callable[[Sandbox], object]]] = [
+    ("metadata.name", lambda c: c.metadata.ClearField("name")),
+    ("metadata.namespace", lambda c: setattr(c.metadata, "namespace", "a/b")),
+    ("metadata.uid", lambda c: setattr(c.metadata, "uid", "..")),
+    ("hostname", lambda c: setattr(c, "hostname", "a b")),
+    ("hostname", lambda c: setattr(c, "hostname", "a" * 65)),
+    ("log_directory", lambda c: setattr(c, "log_directory", "logs")),
+    ("log_directory", lambda c: setattr(c, "log_directory", "/var/log/../../etc")),
+    ("dns_config.servers[2]", lambda c: c.dns_config.servers.append("1.1.1.1\nsearch evil")),
+    ("dns_config.options[1]", lambda c: c.dns_config.options.append("")),
+    ("port_mappings[1].container_port", lambda c: c.port_mappings.add(container_port=0)),
+    ("port_mappings[1].protocol", lambda c: c.port_mappings.add(container_port=1, protocol=9)),
+    ("labels key", lambda c: c.labels.update({"a b": "c"})),
+    ("annotations[a]", lambda c: c.annotations.update({"a": "b\0c"})),
+    ("annotations", lambda c: c.annotations.update({"a": "b" * (2 << 20)})),
+    ("windows", lambda c: c.windows.SetInParent()),
+    ("linux.cgroup_parent", lambda c: setattr(c.linux, "cgroup_parent", "/kubepods/../system")),
+    ("linux.sysctls", lambda c: c.linux.sysctls.update({"net/../kernel.panic": "1"})),
+    ("linux.sysctls[a.b]", lambda c: c.linux.sysctls.update({"a.b": "1\n2"})),
+    ("linux.resources.cpu_shares", lambda c: setattr(c.linux.resources, "cpu_shares", -1)),
+    ("selinux_options.level", lambda c: setattr(security(c).selinux_options, "level", "s0")),
+    ("run_as_user", lambda c: setattr(security(c).run_as_user, "value", -1)),
+    ("supplemental_groups", lambda c: security(c).supplemental_groups.append(2**32)),
+    ("supplemental_groups_policy", lambda c: setattr(security(c), "supplemental_groups_policy", 1)),
+    ("seccomp.localhost_ref", lambda c: setattr(security(c).seccomp, "localhost_ref", "x")),
+    ("seccomp.profile_type", lambda c: setattr(security(c).seccomp, "profile_type", 7)),
+    ("apparmor", lambda c: setattr(security(c).apparmor, "profile_type", 2)),
+    ("namespace_options.pid", lambda c: setattr(namespaces(c), "pid", pb.POD)),
+    ("namespace_options.pid", lambda c: setattr(namespaces(c), "pid", pb.TARGET)),
+    ("namespace_options.network", lambda c: setattr(namespaces(c), "network", pb.CONTAINER)),
+    ("namespace_options.ipc", lambda c: setattr(namespaces(c), "ipc", 17)),
+    ("namespace_options.target_id", lambda c: setattr(namespaces(c), "target_id", "x")),
+    ("userns_options.mode", lambda c: setattr(namespaces(c).userns_options, "mode", pb.POD)),
+    ("userns_options", lambda c: namespaces(c).userns_options.uids.add(length=1)),
+]
+
+
+@pytest.mark.parametrize(("field", "change"), SANDBOX_REFUSALS)
+def test_a_sandbox_is_refused_by_the_name_of_its_field(
+    field: str, change: Callable[[Sandbox], object]
+) -> None:
+    config = kubelets_sandbox()
+    change(config)
+    with pytest.raises(InvalidArgumentError) as caught:
+        convert.sandbox_config(config, HOST)
+    assert field in str(caught.value)
+
+
+def confinement(config: Container) -> pb.LinuxContainerSecurityContext:
+    return config.linux.security_context
+
+
+CONTAINER_REFUSALS: list[tuple[str, Callable[[Container], object]]] = [
+    ("metadata.name", lambda c: c.ClearField("metadata")),
+    ("image.image", lambda c: c.ClearField("image")),
+    ("image.image", lambda c: setattr(c.image, "image", "a b")),
+    ("command[1]", lambda c: c.command.append("a\0b")),
+    ("args[2]", lambda c: c.args.append("x" * 200000)),
+    ("args", lambda c: c.args.extend(["x" * 131000] * 17)),
+    ("args", lambda c: c.args.extend(["x"] * 5000)),
+    ("working_dir", lambda c: setattr(c, "working_dir", "srv")),
+    ("envs[2].key", lambda c: c.envs.add(key="A=B")),
+    ("envs[2].key", lambda c: c.envs.add(key="")),
+    ("envs[2].value", lambda c: c.envs.add(key="A", value=b"\xff")),
+    ("envs[2].value", lambda c: c.envs.add(key="A", value=b"a\0b")),
+    ("mounts[2].host_path", lambda c: c.mounts.add(container_path="/a")),
+    ("mounts[0].container_path", lambda c: setattr(c.mounts[0], "container_path", "a")),
+    ("mounts[0].host_path", lambda c: setattr(c.mounts[0], "host_path", "/a/../../etc/shadow")),
+    ("mounts[0].image", lambda c: c.mounts[0].image.SetInParent()),
+    ("mounts[0].image_sub_path", lambda c: setattr(c.mounts[0], "image_sub_path", "x")),
+    ("mounts[0].uidMappings", lambda c: c.mounts[0].uidMappings.add(length=1)),
+    ("mounts[0].gidMappings", lambda c: c.mounts[0].gidMappings.add(length=1)),
+    ("mounts[0].mount_options", lambda c: c.mounts[0].mount_options.append("noexec")),
+    ("mounts[0].propagation", lambda c: setattr(c.mounts[0], "propagation", 5)),
+    ("mounts[0].recursive_read_only", lambda c: setattr(c.mounts[0], "readonly", False)),
+    ("mounts[0].recursive_read_only", lambda c: setattr(c.mounts[0], "propagation", 1)),
+    ("devices[0].permissions", lambda c: setattr(c.devices[0], "permissions", "rx")),
+    ("CDI_devices", lambda c: c.CDI_devices.add(name="vendor.com/gpu=0")),
+    ("log_path", lambda c: setattr(c, "log_path", "../../../etc/passwd")),
+    ("log_path", lambda c: setattr(c, "log_path", "/etc/passwd")),
+    ("stop_signal", lambda c: setattr(c, "stop_signal", 1000)),
+    ("windows", lambda c: c.windows.SetInParent()),
+    ("oom_score_adj", lambda c: setattr(c.linux.resources, "oom_score_adj", 1001)),
+    ("cpuset_cpus", lambda c: setattr(c.linux.resources, "cpuset_cpus", "0-3 evil")),
+    ("unified", lambda c: c.linux.resources.unified.update({"../x": "1"})),
+    ("add_ambient", lambda c: confinement(c).capabilities.add_ambient_capabilities.append("X")),
+    ("add_capabilities[1]", lambda c: confinement(c).capabilities.add_capabilities.append("a b")),
+    ("run_as_username", lambda c: setattr(confinement(c), "run_as_username", "root")),
+    ("seccomp_profile_path", lambda c: _old_seccomp(confinement(c))),
+    ("apparmor", lambda c: setattr(confinement(c).apparmor, "profile_type", 2)),
+    ("apparmor_profile", lambda c: _old_apparmor(confinement(c), "localhost/x")),
+    ("selinux_options.type", lambda c: setattr(confinement(c).selinux_options, "type", "x_t")),
+    ("readonly_paths[1]", lambda c: confinement(c).readonly_paths.append("proc")),
+    ("run_as_group", lambda c: _group_alone(confinement(c))),
+]
+
+
+def _old_seccomp(context: pb.LinuxContainerSecurityContext) -> None:
+    context.ClearField("seccomp")
+    context.seccomp_profile_path = "localhost/x"
+
+
+def _old_apparmor(context: pb.LinuxContainerSecurityContext, profile: str) -> None:
+    context.ClearField("apparmor")
+    context.apparmor_profile = profile
+
+
+def _group_alone(context: pb.LinuxContainerSecurityContext) -> None:
+    context.ClearField("run_as_user")
+    context.run_as_group.value = 5
+
+
+@pytest.mark.parametrize(("field", "change"), CONTAINER_REFUSALS)
+def test_a_container_is_refused_by_the_name_of_its_field(
+    field: str, change: Callable[[Container], object]
+) -> None:
+    config = kubelets_container()
+    change(config)
+    with pytest.raises(InvalidArgumentError) as caught:
+        convert.container_config(config, HOST)
+    assert field in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("profile", ["runtime/default", "unconfined"])
+def test_default_apparmor_passes_where_there_is_none(profile: str) -> None:
+    config = kubelets_container()
+    _old_apparmor(confinement(config), profile)
+    convert.container_config(config, HOST)
+
+
+def test_default_apparmor_is_refused_where_it_would_mean_something() -> None:
+    config = kubelets_container()
+    confinement(config).apparmor.profile_type = pb.SecurityProfile.RuntimeDefault
+    convert.container_config(config, HOST)
+    with pytest.raises(InvalidArgumentError, match="apparmor"):
+        convert.container_config(config, APPARMOR_HOST)
+
+
+def test_an_unknown_field_is_refused_wherever_it_is() -> None:
+    config = kubelets_sandbox()
+    raw = security(config).SerializeToString() + b"\xfa\x3f\x01x"  # field 1023, one byte
+    security(config).ParseFromString(raw)
+    with pytest.raises(InvalidArgumentError, match="security_context holds field number 1023"):
+        convert.sandbox_config(config, HOST)
+
+
+def test_an_environment_is_never_quoted() -> None:
+    config = kubelets_container()
+    config.envs.add(key="SECRET", value=b"hunter2\xff")
+    with pytest.raises(InvalidArgumentError) as caught:
+        convert.container_config(config, HOST)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_every_signal_has_a_name_and_the_way_back() -> None:
+    names = {convert.signal_name(number) for number in pb.Signal.values()}
+    assert {"", "SIGTERM", "SIGRTMIN", "SIGRTMAX-14", "SIGRTMAX"} <= names
+    assert len(names) == len(pb.Signal.values())
+
+
+@pytest.mark.parametrize(("text", "enabled"), [("Y\n", True), ("N\n", False), (None, False)])
+def test_apparmor_is_asked_of_the_kernel(
+    tmp_path: Path, text: str | None, *, enabled: bool
+) -> None:
+    if text is not None:
+        file = tmp_path / "module/apparmor/parameters/enabled"
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    assert read_host_facts(tmp_path).apparmor is enabled

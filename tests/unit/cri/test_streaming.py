@@ -1,0 +1,351 @@
+"""Exec, attach and port-forward over real sockets, with a SPDY client of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+from noderuntime.cri.streaming import session as session_module
+from noderuntime.cri.streaming.server import StreamingServer
+from noderuntime.cri.streaming.tokens import Forward, RemoteCommand
+from noderuntime.errors import ConfigError, HostError
+from noderuntime.policy.model import ContainerConfig, PodIdentity, SandboxConfig
+from tests.fakes.cri_engine import FakeEngine
+from tests.fakes.spdy_client import SpdyClient
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+V4 = "v4.channel.k8s.io"
+FORWARDING = "portforward.k8s.io"
+
+
+class Node:
+    """A streaming server with one running container."""
+
+    def __init__(self, engine: FakeEngine, server: StreamingServer, ids: tuple[str, str]) -> None:
+        self.engine, self.server = engine, server
+        self.sandbox_id, self.container_id = ids
+
+    def command(self, *argv: str, tty: bool = False, stdin: bool = False) -> str:
+        return self.server.url(
+            RemoteCommand(
+                container_id=self.container_id,
+                argv=argv or None,
+                stdin=stdin,
+                stdout=True,
+                stderr=not tty,
+                tty=tty,
+            )
+        )
+
+    def forward(self, *ports: int) -> str:
+        return self.server.url(Forward(sandbox_id=self.sandbox_id, ports=frozenset(ports)))
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    engine = FakeEngine()
+    sandbox_id = await engine.run_sandbox(
+        SandboxConfig(pod=PodIdentity(name="a", namespace="b", uid="c")), ""
+    )
+    container_id = await engine.create_container(
+        sandbox_id, ContainerConfig(name="app", image="app:1")
+    )
+    await engine.start_container(container_id)
+    server = StreamingServer(engine, "127.0.0.1:0")
+    await server.start()
+    try:
+        yield Node(engine, server, (sandbox_id, container_id))
+    finally:
+        await server.stop()
+        await _until(lambda: all(stream.closed for stream in engine.streams))
+
+
+async def run(url: str, *kinds: str, protocol: str = V4) -> tuple[SpdyClient, dict[str, int]]:
+    client = await SpdyClient.connect(url, protocol)
+    assert client.status == 101, client.head
+    return client, {kind: await client.open(kind) for kind in ("error", *kinds)}
+
+
+async def test_exec_tells_outputs_and_exit_code(node: Node) -> None:
+    url = node.command("sh", "-c", "echo out; echo err >&2; exit 7")
+    client, ids = await run(url, "stdout", "stderr")
+    await client.until(lambda: set(ids.values()) <= client.finished)
+    assert client.data[ids["stdout"]] == b"out\n"
+    assert client.data[ids["stderr"]] == b"err\n"
+    status = json.loads(client.data[ids["error"]])
+    assert status["status"] == "Failure"
+    assert status["reason"] == "NonZeroExitCode"
+    assert status["details"]["causes"] == [{"reason": "ExitCode", "message": "7"}]
+    await client.close()
+
+
+@pytest.mark.parametrize("protocol", [V4, f"v5.channel.k8s.io, {V4}"])
+async def test_a_half_closed_stdin_is_end_of_file(node: Node, protocol: str) -> None:
+    url = node.command("cat", stdin=True)
+    client, ids = await run(url, "stdin", "stdout", "stderr", protocol=protocol)
+    assert protocol.partition(",")[0].encode() in client.head
+    await client.send(ids["stdin"], b"hello", finished=True)
+    await client.until(lambda: ids["error"] in client.finished)
+    assert client.data[ids["stdout"]] == b"hello"
+    assert json.loads(client.data[ids["error"]])["status"] == "Success"
+    await client.close()
+
+
+async def test_a_peer_with_real_flow_control_gets_all_of_it(node: Node) -> None:
+    url = node.command("head", "-c", "300000", "/dev/zero")
+    client, ids = await run(url, "stdout", "stderr")
+    client.keeps_rules = True
+    await client.until(lambda: ids["error"] in client.finished)
+    assert len(client.data[ids["stdout"]]) == 300000
+    await client.close()
+
+
+async def test_a_peer_that_vanishes_with_its_input_unread_is_noticed(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "WATCH_S", 0.02)
+    url = node.command("sleep", "600", stdin=True)
+    client, ids = await run(url, "stdin", "stdout", "stderr")
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.1):
+            while True:
+                await client.send(ids["stdin"], b"x" * 32768)
+                sent += 32768
+    assert sent < 64 << 20  # the sockets' buffers, ours and a pipe's
+    assert node.engine.streams[0].written < 1 << 20
+    connection = client.writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.writer.transport.abort()
+    await _until(lambda: node.engine.streams[0].closed)
+
+
+async def test_a_terminal_is_resized_by_json_in_any_pieces(node: Node) -> None:
+    url = node.command("sh", "-c", "read x; stty size", tty=True, stdin=True)
+    client, ids = await run(url, "stdin", "stdout", "resize")
+    await client.send(ids["resize"], b'{"Width":99999,"Height":1}[]{"Width":80,"He')
+    await client.send(ids["resize"], b'ight":24}\n{"Width":132,"Height":43}')
+    await asyncio.sleep(0.05)
+    await client.send(ids["stdin"], b"\n")
+    await client.until(lambda: ids["error"] in client.finished)
+    assert b"43 132" in client.data[ids["stdout"]]
+    await client.close()
+
+
+async def test_a_resize_that_never_ends_is_reset(node: Node) -> None:
+    url = node.command("sleep", "600", tty=True)
+    client, ids = await run(url, "stdout", "resize")
+    await client.send(ids["resize"], b'{"a": "' + b"x" * 2000)
+    await client.until(lambda: ids["resize"] in client.resets)
+    await client.close()
+
+
+async def test_a_vanished_peer_ends_the_exec(node: Node) -> None:
+    client, _ = await run(node.command("sleep", "600"), "stdout", "stderr")
+    await _until(lambda: len(node.engine.streams) == 1)
+    await client.close()
+    await _until(lambda: node.engine.streams[0].closed)
+
+
+async def test_a_peer_that_breaks_the_protocol_ends_the_exec(node: Node) -> None:
+    client, _ = await run(node.command("sleep", "600"), "stdout", "stderr")
+    await _until(lambda: len(node.engine.streams) == 1)
+    client.writer.write(b"\x80\x02\x00\x01\x00\x00\x00\x00")
+    await _until(lambda: node.engine.streams[0].closed)
+    await client.close()
+
+
+async def test_a_session_ends_with_its_container(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "WATCH_S", 0.02)
+    client, _ = await run(node.command("sleep", "600"), "stdout", "stderr")
+    await _until(lambda: len(node.engine.streams) == 1)
+    node.engine.container_records.clear()
+    await _until(lambda: node.engine.streams[0].closed)
+    await client.close()
+
+
+async def test_stop_ends_every_session(node: Node) -> None:
+    client, _ = await run(node.command("sleep", "600"), "stdout", "stderr")
+    await _until(lambda: len(node.engine.streams) == 1)
+    await node.server.stop()
+    assert node.engine.streams[0].closed
+    await client.close()
+
+
+async def test_a_failing_exec_says_why_on_the_error_stream(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise HostError("crun exec: no such file")
+
+    monkeypatch.setattr(node.engine, "exec", fail)
+    client, ids = await run(node.command("nope"), "stdout", "stderr")
+    await client.until(lambda: ids["error"] in client.finished)
+    status = json.loads(client.data[ids["error"]])
+    assert (status["code"], status["message"]) == (500, "crun exec: no such file")
+    await client.close()
+
+
+async def test_streams_that_were_not_asked_for_are_refused(node: Node) -> None:
+    client = await SpdyClient.connect(node.command("true"), V4)
+    assert await client.open("stdin") in client.resets
+    error = await client.open("error")
+    assert await client.open("error") in client.resets
+    assert error in client.accepted
+    await client.close()
+
+
+async def test_attach_talks_to_the_containers_process(node: Node) -> None:
+    node.engine.attach_argv = ("sh", "-c", "read x; echo got $x")
+    client, ids = await run(node.command(stdin=True), "stdin", "stdout", "stderr")
+    await client.send(ids["stdin"], b"it\n")
+    await client.until(lambda: ids["error"] in client.finished)
+    assert client.data[ids["stdout"]] == b"got it\n"
+    await client.close()
+
+
+async def test_a_url_works_once(node: Node) -> None:
+    url = node.command("true")
+    first, _ = await run(url, "stdout", "stderr")
+    again = await SpdyClient.connect(url, V4)
+    assert again.status == 404
+    await first.close()
+    await again.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"protocol": "channel.k8s.io"}, 403),
+        ({"upgrade": "websocket"}, 400),
+        ({"method": "DELETE"}, 405),
+        ({"path": "/exec/wrong"}, 404),
+        ({"path": "/metrics"}, 404),
+        ({"path": "/portforward"}, 403),
+    ],
+)
+async def test_a_wrong_request_gets_its_status(
+    node: Node, change: dict[str, str], status: int
+) -> None:
+    url = node.command("true")
+    if path := change.get("path"):
+        url = re.sub(r"/exec/.*", path, url)
+    client = await SpdyClient.connect(
+        url,
+        change.get("protocol", V4),
+        method=change.get("method", "GET"),
+        upgrade=change.get("upgrade", "SPDY/3.1"),
+    )
+    assert client.status == status
+    if status == 403:
+        assert b"x-accepted-stream-protocol-versions" in client.head.lower()
+    await client.close()
+
+
+@pytest.mark.parametrize("data", [b"\x00\x01\x02\r\n\r\n", b"GET " + b"a" * 70000, b""])
+async def test_a_peer_that_speaks_no_http_is_dropped(node: Node, data: bytes) -> None:
+    port = int(node.command("true").split(":")[2].split("/")[0])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    writer.write_eof()
+    with contextlib.suppress(ConnectionError):
+        assert not (await reader.read()).startswith(b"HTTP/1.1 101")
+    writer.close()
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "127.0.0.1", "127.0.0.1:99999", ":0", "1:x"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="streaming.address"):
+        StreamingServer(FakeEngine(), address)
+
+
+async def test_an_address_in_use_is_a_configuration_error(node: Node) -> None:
+    port = node.command("true").split(":")[2].split("/")[0]
+    with pytest.raises(ConfigError, match="cannot be had"):
+        await StreamingServer(FakeEngine(), f"127.0.0.1:{port}").start()
+
+
+async def serve_upper() -> tuple[asyncio.Server, int]:
+    async def upper(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.read()).upper())
+        writer.close()
+
+    server = await asyncio.start_server(upper, "127.0.0.1", 0)
+    return server, server.sockets[0].getsockname()[1]
+
+
+async def test_port_forward_carries_several_pairs(node: Node) -> None:
+    server, port = await serve_upper()
+    client = await SpdyClient.connect(node.forward(), FORWARDING)
+    pairs = []
+    for number in range(3):
+        headers = {"port": str(port), "requestID": str(number)}
+        pairs.append([await client.open(kind, **headers) for kind in ("error", "data")])
+    for number, (_, data) in enumerate(pairs):
+        await client.send(data, f"hello {number}".encode(), finished=True)
+    await client.until(lambda: {i for pair in pairs for i in pair} <= client.finished)
+    assert [bytes(client.data[data]) for _, data in pairs] == [b"HELLO 0", b"HELLO 1", b"HELLO 2"]
+    await client.close()
+    server.close()
+
+
+async def test_port_forward_of_a_client_without_request_ids_pairs_by_stream(node: Node) -> None:
+    server, port = await serve_upper()
+    client = await SpdyClient.connect(node.forward(port), FORWARDING)
+    await client.open("error", port=str(port))
+    data = await client.open("data", port=str(port))
+    await client.send(data, b"old", finished=True)
+    await client.until(lambda: data in client.finished)
+    assert client.data[data] == b"OLD"
+    await client.close()
+    server.close()
+
+
+async def test_port_forward_to_nothing_tells_why_on_the_error_stream(node: Node) -> None:
+    client = await SpdyClient.connect(node.forward(), FORWARDING)
+    error = await client.open("error", port="1", requestID="0")
+    data = await client.open("data", port="1", requestID="0")
+    await client.until(lambda: error in client.finished and data in client.resets)
+    assert b"error forwarding port 1" in client.data[error]
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"port": "0"},
+        {"port": "65536"},
+        {"port": "x"},
+        {},
+        {"port": "8080"},  # not the one that was asked for
+        {"port": "80", "requestID": "x" * 100},
+    ],
+)
+async def test_port_forward_refuses_wrong_streams(node: Node, headers: dict[str, str]) -> None:
+    client = await SpdyClient.connect(node.forward(80), FORWARDING)
+    assert await client.open("error", **headers) in client.resets
+    await client.close()
+
+
+async def test_a_second_stream_of_the_same_kind_is_refused(node: Node) -> None:
+    client = await SpdyClient.connect(node.forward(80), FORWARDING)
+    await client.open("error", port="80", requestID="1")
+    assert await client.open("error", port="80", requestID="1") in client.resets
+    await client.close()
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event
+            await asyncio.sleep(0.005)
