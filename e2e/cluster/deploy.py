@@ -158,7 +158,19 @@ def apply_examples(layout: Layout) -> bool:
             wait_rollout(layout, namespace, name)
         elif item["kind"] == "Pod":
             _wait(layout, namespace, "wait", "--for=condition=Ready", f"pod/{name}")
+    _wait_handlers(layout)
     return any(line and not line.endswith("unchanged") for line in out.splitlines())
+
+
+def _wait_handlers(layout: Layout) -> None:
+    """Wait until the node tells of the declared handlers: the kubelet looks at them now and then."""
+    listed = kubectl(layout, "get", "noderuntimes", "-o", "jsonpath={.items[*].spec.handler}")
+    deadline = time.monotonic() + READY_S
+    path = "jsonpath={.items[*].status.runtimeHandlers[*].name}"
+    while not set(listed.split()) <= set(kubectl(layout, "get", "nodes", "-o", path).split()):
+        if time.monotonic() > deadline:
+            raise ClusterError(f"the node does not tell of the handlers {listed}")
+        time.sleep(0.5)
 
 
 def _apply(layout: Layout, files: Sequence[Path]) -> str:
