@@ -196,11 +196,14 @@ def test_a_settled_cluster_is_not_written_to(server: ApiServer, operator: Operat
         return [each["metadata"]["resourceVersion"] for path in own for each in items(server, path)]
 
     before = versions()
+    written = operator.log.read_text().count("step done")
+    assert written > 0
     for number in range(3):  # each is a pass
         labels = {"metadata": {"labels": {"touched": str(number)}}}
         server.call("PATCH", "/api/v1/nodes/n3", labels, content_type=MERGE)
         time.sleep(0.4)
     assert versions() == before
+    assert operator.log.read_text().count("step done") == written
 
 
 def test_a_changed_profile_is_a_new_revision_and_the_old_one_stays(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noderuntime.errors import DeniedError, InvalidArgumentError
-from noderuntime.policy import decide
+from noderuntime.policy import capabilities, decide
 from noderuntime.policy.denial import Denial
 from noderuntime.policy.model import HostFacts, NamespaceMode
 from noderuntime.telemetry import metrics
@@ -111,7 +111,11 @@ def host_facts(container: ContainerConfig) -> HostFacts:
                 f"container {container.name}: mount at {mount.container_path}: host path "
                 f"{mount.host_path} cannot be used: {error}"
             ) from error
-    return HostFacts(mountinfo=Path("/proc/self/mountinfo").read_text(), real_paths=real)
+    return HostFacts(
+        mountinfo=Path("/proc/self/mountinfo").read_text(),
+        real_paths=real,
+        capabilities=capabilities.of_status(Path("/proc/self/status").read_text()),
+    )
 
 
 def require_namespaces(namespaces: Namespaces) -> None:

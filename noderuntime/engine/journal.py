@@ -68,6 +68,8 @@ class Journal:
         for file in await self._disk.run(sorted, self._directory.glob("*.json")):
             try:
                 intent = _INTENT.validate_json(await self._disk.read(file))
+                if file != self._file(intent):
+                    raise ValueError(f"is not of {intent.verb} of {intent.id}")  # noqa: TRY301
             except (NodeRuntimeError, ValueError) as error:
                 await self._disk.set_aside(file)
                 _log.error(

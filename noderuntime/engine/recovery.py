@@ -30,6 +30,7 @@ from noderuntime.engine.state import ContainerRecord, ContainerState, SandboxSta
 from noderuntime.engine.steps import carry_through, take_back
 from noderuntime.engine.work import ContainerWork, SandboxWork
 from noderuntime.errors import NodeRuntimeError
+from noderuntime.host import durable
 
 _log = logging.getLogger(__name__)
 
@@ -59,18 +60,17 @@ async def recover(node: Node, boot_id: str) -> None:
     await _settle_sandboxes(node, rebooted=rebooted)
     await _settle_containers(node, rebooted=rebooted)
     await leftovers.remove_all(node, *corrupted)
-    await node.disk.run(node.paths.boot_id.write_text, boot_id)
+    await node.disk.write(node.paths.boot_id, boot_id.encode())
 
 
 def is_rebooted(node: Node, boot_id: str) -> bool:
     """Tell whether what is in run_dir is of an earlier boot. Blocking.
 
-    A run_dir that is a tmpfs is just empty; this is for one that is not. No file says nothing.
+    A run_dir that is a tmpfs is just empty; this is for one that is not. A file that is missing or
+    torn says nothing: running containers are not given up for it.
     """
-    try:
-        return node.paths.boot_id.read_text() != boot_id
-    except FileNotFoundError:
-        return False
+    data = durable.read(node.paths.boot_id)
+    return bool(data) and data != boot_id.encode()
 
 
 def _order(intent: Intent) -> int:

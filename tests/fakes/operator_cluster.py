@@ -101,7 +101,11 @@ class FakeCluster:
         everything = copy.deepcopy(self.objects)
 
         def all_of(kind: str) -> list[Json]:
-            return list(everything.get(str(kind), {}).values())
+            found = list(everything.get(str(kind), {}).values())
+            for each in found:  # as in lists of built-in kinds
+                each.pop("kind", None)
+                each.pop("apiVersion", None)
+            return found
 
         runtimes = tuple(map(parse.node_runtime, all_of(Kind.NODE_RUNTIME)))
         pods = [pod for body in all_of("Pod") if (pod := parse.pod(body))]

@@ -30,7 +30,7 @@ from tests.fakes.cri_engine import FakeEngine
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-CRICTL = Path(os.environ.get("NR_CRICTL", ".cluster/bin/crictl"))
+CRICTL = Path(os.environ.get("NR_CRICTL", ".cluster/bin/crictl")).resolve()
 pytestmark = pytest.mark.skipif(not CRICTL.exists(), reason="crictl is not built")
 
 
@@ -60,7 +60,7 @@ class Node:
         self, *words: str, stdin: bool = True, stdout: int = asyncio.subprocess.PIPE
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            str(CRICTL.resolve()),
+            str(CRICTL),
             f"--config={self.config}",
             *words,
             stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
@@ -179,7 +179,7 @@ async def test_a_reader_that_stops_makes_no_memory_grow(node: Node) -> None:
 async def test_exec_with_a_terminal_has_its_size_and_one_output(node: Node) -> None:
     _, container_id = await node.pod()
     command = "tty; stty size; echo err >&2"
-    crictl = f"{CRICTL.resolve()} --config={node.config} exec -it {container_id}"
+    crictl = f"{CRICTL} --config={node.config} exec -it {container_id}"
     script = f"stty rows 33 cols 101; {crictl} sh -c 'sleep 0.3; {command}'"
     process = await asyncio.create_subprocess_exec(
         "script", "-qefc", script, "/dev/null",
@@ -274,5 +274,5 @@ async def test_port_forward_to_a_closed_port_tells_why(node: Node) -> None:
 
 async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event
             await asyncio.sleep(0.02)

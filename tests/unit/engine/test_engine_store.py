@@ -72,7 +72,7 @@ async def test_a_name_is_free_again_when_its_record_is_dropped(tmp_path: Path) -
     await store.sandboxes.drop("a" * 64)
     await store.sandboxes.drop("a" * 64)
     assert store.sandboxes.named(record("a").config.pod) is None
-    assert list(tmp_path.rglob("*.json")) == []
+    assert (await loaded(tmp_path)).sandboxes.all() == ()
 
 
 @pytest.mark.parametrize(
