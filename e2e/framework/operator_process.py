@@ -42,7 +42,12 @@ def rendered_chart(home: Path, *arguments: str) -> list[Json]:
     places = {f"HELM_{name}_HOME": str(home) for name in ("DATA", "CONFIG", "CACHE")}
     done = subprocess.run(
         [
-            *(str(binary("helm")), "template", "noderuntime", str(_REPOSITORY / "charts/noderuntime")),
+            *(
+                str(binary("helm")),
+                "template",
+                "noderuntime",
+                str(_REPOSITORY / "charts/noderuntime"),
+            ),
             *("--namespace", NAMESPACE, *arguments),
         ],
         env={**os.environ, **places},
@@ -128,7 +133,7 @@ class OperatorProcess:
         if self._process is not None and self._process.poll() is not None:
             raise RuntimeError(f"the operator ended: {self.log.read_text()[-3000:]}")
         try:
-            with urllib.request.urlopen(f"http://{self.address}{path}", timeout=5) as reply:  # noqa: S310
+            with urllib.request.urlopen(f"http://{self.address}{path}", timeout=5) as reply:
                 return int(reply.status)
         except urllib.error.HTTPError as error:
             return error.code

@@ -34,7 +34,7 @@ class FakeCluster:
 
     # What users, kubelets and controllers do.
 
-    def create(self, kind: str, name: str, **body: Any) -> Json:  # noqa: ANN401 - free-form JSON
+    def create(self, kind: str, name: str, **body: Any) -> Json:
         """Make an object; a second later than the one before."""
         self.now += timedelta(seconds=1)
         metadata = {
@@ -51,10 +51,10 @@ class FakeCluster:
     def node(self, name: str, **labels: str) -> None:
         self.create("Node", name, metadata={"labels": labels})
 
-    def profile(self, name: str = "web", **spec: Any) -> None:  # noqa: ANN401
+    def profile(self, name: str = "web", **spec: Any) -> None:
         self.create(Kind.SECURITY_PROFILE, name, spec=spec)
 
-    def runtime(self, name: str, handler: str = "restricted", **spec: Any) -> None:  # noqa: ANN401
+    def runtime(self, name: str, handler: str = "restricted", **spec: Any) -> None:
         head = {"handler": handler, "securityProfileRef": {"name": "web"}}
         self.create(Kind.NODE_RUNTIME, name, spec=head | spec)
 
@@ -62,7 +62,7 @@ class FakeCluster:
         spec = {"runtimeClassName": runtime_class} | ({"nodeName": node} if node else {})
         self.create("Pod", name, spec=spec)
 
-    def edit(self, kind: str, name: str, **spec: Any) -> None:  # noqa: ANN401
+    def edit(self, kind: str, name: str, **spec: Any) -> None:
         found = self.of(kind)[name]
         found["spec"] = found["spec"] | spec
         found["metadata"]["generation"] += 1

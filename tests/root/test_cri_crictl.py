@@ -274,5 +274,5 @@ async def test_port_forward_to_a_closed_port_tells_why(node: Node) -> None:
 
 async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event
+        while not condition():  # what is waited for has no event
             await asyncio.sleep(0.02)
