@@ -335,6 +335,7 @@ class FakeEngine(Engine):
             revision="sha256:" + "0" * 64,
             revision_error="",
             stale_containers=self.stale,
+            revision_handlers=("restricted",),
         )
 
     def log_file(self, record: ContainerRecord) -> Path:
