@@ -13,7 +13,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self, cast
@@ -21,6 +21,7 @@ from typing import Final, Self, cast
 from noderuntime.errors import DeadlineExceededError, HostError, InvalidArgumentError, NotFoundError
 from noderuntime.host import durable, oom, pids, pipes
 from noderuntime.host.attach import ConmonAttach, send_reopen
+from noderuntime.host.monitor_start import kill_creators, take_lock
 from noderuntime.host.oci_runtime import clean_message
 from noderuntime.host.ports import Exit, MonitorRequest, OciRuntime
 from noderuntime.host.process import ENVIRONMENT, Streams, nonblocking_pipe, spawn
@@ -30,13 +31,12 @@ from noderuntime.host.watch import Renames
 _CREATE_TIMEOUT_S: Final = 120.0
 _REOPEN_TIMEOUT_S: Final = 5.0
 _END_TIMEOUT_S: Final = 2.0
-_CREATOR_ROUNDS: Final = 20
 _SYNC_LIMIT_BYTES: Final = 64 * 1024
 _SIZE_LIMIT_BYTES: Final = 4096
 _CONFIG_LIMIT_BYTES: Final = 16 * 1024 * 1024
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _FILES: Final = (
-    "conmon.pid", "container.pid", "attach", "ctl", "winsz", "oom", "monitor.json",
+    "conmon.pid", "container.pid", "attach", "ctl", "winsz", "oom", "monitor.json", "monitor.lock",
 )  # fmt: skip
 
 
@@ -92,7 +92,12 @@ class Conmon:
         argv = self._arguments(runtime, request, has_log=has_log)
         try:
             try:
-                child = spawn(argv, Streams(pass_fds=(sync_w,)), env=env, cwd=request.bundle)
+                lock = take_lock(request.bundle)
+                try:
+                    streams = Streams(pass_fds=(sync_w, lock))
+                    child = spawn(argv, streams, env=env, cwd=request.bundle)
+                finally:
+                    os.close(lock)
             finally:
                 os.close(sync_w)
             await child.wait()  # it forks the monitor away and ends
@@ -186,7 +191,7 @@ class Conmon:
             finally:
                 handle.close()
         if (bundle / "monitor.json").exists() and not (bundle / "container.pid").exists():
-            await in_pool(_kill_creators, container_id, bundle)
+            await kill_creators(container_id, bundle)
         (self._exits / container_id).unlink(missing_ok=True)
         with suppress(FileNotFoundError, NotADirectoryError):
             for file in (*_FILES, *(f.name for f in bundle.glob("conmon-term.*"))):
@@ -274,34 +279,6 @@ def _facts(bundle: Path) -> Mapping[str, object]:
     except ValueError as error:
         raise HostError(f"{bundle / 'monitor.json'} is torn") from error
     return cast("Mapping[str, object]", facts) if isinstance(facts, dict) else {}
-
-
-def _kill_creators(container_id: str, bundle: Path) -> None:
-    """Kill a monitor that has not written its PID yet, and the runtime that it had started.
-
-    That is what a runtime finds that was killed in the middle of a create. It looks through all
-    processes, which costs milliseconds, so it is for that case only.
-    """
-    for _ in range(_CREATOR_ROUNDS):
-        creators = [
-            stat
-            for stat in pids.all_stats()
-            if stat.state != "Z" and _creates(pids.command_line(stat.pid), container_id, bundle)
-        ]
-        if not creators:
-            return
-        pids.kill(
-            frozenset(
-                pids.ProcessIdentity(pid=stat.pid, start_ticks=stat.start_ticks)
-                for stat in creators
-            )
-        )
-
-
-def _creates(arguments: Sequence[str], container_id: str, bundle: Path) -> bool:
-    return f"--cid={container_id}" in arguments or (
-        "create" in arguments and str(bundle) in arguments and container_id in arguments
-    )
 
 
 def _container_runs(bundle: Path) -> bool:
