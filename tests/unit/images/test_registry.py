@@ -153,7 +153,7 @@ def test_a_registry_that_never_can_is_unavailable(registry: FakeRegistry) -> Non
 
 def test_a_host_that_does_not_answer_is_unavailable() -> None:
     endpoint = Endpoint(base="http://127.0.0.1:1/v2", is_upstream=True)
-    with pytest.raises(RegistryUnavailableError, match="127.0.0.1:1 is not available: .*refused"):
+    with pytest.raises(RegistryUnavailableError, match=r"127.0.0.1:1 is not available: .*refused"):
         registry_of(Host(endpoint, None, backoff_s=0)).resolve(NONE)
 
 
@@ -162,9 +162,7 @@ def test_a_layer_arrives_verified(registry: FakeRegistry, ingest: Ingest) -> Non
     assert ingest.path.read_bytes() == LAYER
 
 
-def test_a_broken_download_goes_on_where_it_stopped(
-    registry: FakeRegistry, ingest: Ingest
-) -> None:
+def test_a_broken_download_goes_on_where_it_stopped(registry: FakeRegistry, ingest: Ingest) -> None:
     registry.script = on("/blobs/", Answer(200, LAYER, cut=100), None)
     registry_of(host(registry)).blob(BLOB, ingest)
     assert ingest.path.read_bytes() == LAYER
@@ -197,9 +195,7 @@ def test_a_registry_that_always_breaks_off_is_unavailable(
 
 
 @pytest.mark.parametrize("data", [LAYER + b"!", LAYER[:-1] + b"!", LAYER[:-1]])
-def test_a_damaged_layer_is_never_kept(
-    registry: FakeRegistry, ingest: Ingest, data: bytes
-) -> None:
+def test_a_damaged_layer_is_never_kept(registry: FakeRegistry, ingest: Ingest, data: bytes) -> None:
     registry.script = on("/blobs/", Answer(200, data))
     with pytest.raises(ImageError):
         registry_of(host(registry)).blob(BLOB, ingest)
@@ -249,7 +245,7 @@ def test_the_upstreams_error_tells_the_mirrors_too(
 ) -> None:
     other.script = lambda _: Answer(403)
     registry.script = lambda _: Answer(404)
-    with pytest.raises(ImageError, match="has no image .* before that: .* denies access"):
+    with pytest.raises(ImageError, match=r"has no image .* before that: .* denies access"):
         registry_of(host(other, is_upstream=False), host(registry)).resolve(NONE)
 
 
@@ -265,9 +261,7 @@ def test_basic_credentials_are_sent_when_asked_for_and_never_to_a_mirror(
     assert "Authorization" not in registry.requests[0].headers
 
 
-def token_script(
-    registry: FakeRegistry, realm: str
-) -> Callable[[Request], Answer | None]:
+def token_script(registry: FakeRegistry, realm: str) -> Callable[[Request], Answer | None]:
     challenge = f'Bearer realm="{realm}",service="reg",scope="repository:app:pull"'
     ask = Answer(401, headers={"WWW-Authenticate": challenge})
     return lambda r: None if r.headers.get("Authorization") == "Bearer t0ken" else ask
@@ -325,7 +319,7 @@ def test_a_token_server_without_tls_gets_no_credentials_of_a_tls_registry() -> N
     endpoint = Endpoint(base="https://reg.example/v2", is_upstream=True)
     asked = Host(endpoint, USER, backoff_s=0)
     with pytest.raises(ImageError, match="names a token server without TLS"):
-        asked._answer(['Bearer realm="http://evil/token"'], "app")  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        asked._answer(['Bearer realm="http://evil/token"'], "app")  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
