@@ -99,6 +99,7 @@ class OperatorProcess:
     """Starts and ends; its log is kept over restarts."""
 
     def __init__(self, server: ApiServer, folder: Path) -> None:
+        self._server, self._folder = server, folder
         self.log = folder / "operator.log"
         self._kubeconfig = server.kubeconfig(
             folder / "operator.kubeconfig", token_of(server, "noderuntime-operator")
@@ -139,6 +140,21 @@ class OperatorProcess:
             return error.code
         except OSError:
             return 0
+
+    def release(self) -> None:
+        """Run what the chart's hook runs after the operator is gone, with that hook's account."""
+        token = token_of(self._server, "noderuntime-release")
+        file = self._server.kubeconfig(self._folder / "release.kubeconfig", token)
+        done = subprocess.run(
+            [sys.executable, "-m", "noderuntime_operator.main", "release"],
+            env={**self._env(), "KUBECONFIG": str(file)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr)
 
     def kill(self) -> None:
         """End it as a node's failure would."""

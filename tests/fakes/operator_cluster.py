@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from noderuntime.api.revision import Revision
 from noderuntime_operator import parse
 from noderuntime_operator.reconcile.names import FINALIZER, LABELS
 from noderuntime_operator.reconcile.observed import Observed, Settings
@@ -185,3 +186,36 @@ class FakeCluster:
                 owners = each["metadata"].get("ownerReferences", [])
                 if owners and all(owner["uid"] == uid for owner in owners):
                     self.delete(kind, name)
+
+
+def cluster_with_nodes() -> FakeCluster:
+    """A profile ``web``, a node n1 with the label pool=web and a node n2 without."""
+    made = FakeCluster()
+    made.profile("web")
+    made.node("n1", pool="web")
+    made.node("n2")
+    return made
+
+
+def condition(cluster: FakeCluster, name: str, kind: str = "Ready") -> Json:
+    conditions = cluster.of(Kind.NODE_RUNTIME)[name]["status"]["conditions"]
+    found: Json = next(each for each in conditions if each["type"] == kind)
+    return found
+
+
+def handlers_of(cluster: FakeCluster, node: str) -> dict[str, str]:
+    """Handler -> NodeRuntime, of the revision that the node is told to serve."""
+    name = cluster.of(Kind.STATE)[node]["spec"]["revision"]["name"]
+    revision = Revision.model_validate(cluster.of(Kind.REVISION)[name]["data"])
+    return {each.name: each.node_runtime for each in revision.handlers}
+
+
+def assert_nothing_is_left(cluster: FakeCluster) -> None:
+    for kind in (
+        Kind.NODE_RUNTIME,
+        Kind.RUNTIME_CLASS,
+        Kind.DAEMON_SET,
+        Kind.STATE,
+        Kind.REVISION,
+    ):
+        assert cluster.names(kind) == [], kind
