@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     )
 
 _log = logging.getLogger(__name__)
+
+_OWN_NAME = re.compile(r"\[.*\]")
 
 
 def admit_sandbox(handler: Handler, config: SandboxConfig) -> SandboxGrant:
@@ -132,13 +135,18 @@ def require_namespaces(namespaces: Namespaces) -> None:
 
 
 def _denied(denial: Denial) -> DeniedError:
-    metrics.count_denial(denial.profile, denial.field)
+    metrics.count_denial(denial.profile, _field(denial))
     return DeniedError(denial.sentence())
+
+
+def _field(denial: Denial) -> str:
+    """Return the field without names of the Pod's own: a label must not have a value for each Pod."""
+    return _OWN_NAME.sub("", denial.field.removeprefix(f"containers[{denial.container}]."))
 
 
 def _report(handler: Handler, findings: tuple[Denial, ...], changes: tuple[str, ...]) -> None:
     for finding in findings:
-        metrics.count_finding(finding.profile, finding.field)
+        metrics.count_finding(finding.profile, _field(finding))
         _log.warning(
             "the profile would refuse this",
             extra={"handler": handler.name, "finding": finding.sentence()},

@@ -99,6 +99,7 @@ class Engine:
             async with asyncio.TaskGroup() as group:
                 group.create_task(exits.watch_exits(self._node))
                 group.create_task(exits.watch_running(self._node))
+                group.create_task(recovery.watch_unfinished(self._node))
                 group.create_task(self._node.handlers.watch())
         finally:
             await self.close()

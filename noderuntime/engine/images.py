@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from noderuntime.engine import admission
 from noderuntime.errors import NodeRuntimeError, NotFoundError
 from noderuntime.telemetry import metrics
-from noderuntime.telemetry.trace import span
 
 if TYPE_CHECKING:
     from noderuntime.engine.node import Node
@@ -21,17 +20,15 @@ async def pull_image(
 ) -> Image:
     """Pull it, if the handler may have it. Raises DeniedError, ImageError."""
     admission.admit_image(node.handlers.get(handler), reference)
-    began = time.monotonic()
-    outcome = "Interrupted"
+    started, outcome = time.monotonic(), "Cancelled"
     try:
-        with span("images.pull", reference=reference):
-            image = await node.parts.images.pull(reference, credentials)
-        outcome = "Succeeded"
+        image = await node.parts.images.pull(reference, credentials)
+        outcome = "succeeded"
     except NodeRuntimeError as error:
         outcome = error.reason
         raise
     finally:
-        metrics.observe_pull(outcome, time.monotonic() - began)
+        metrics.observe_pull(outcome, time.monotonic() - started)
     return image
 
 

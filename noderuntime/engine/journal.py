@@ -46,6 +46,7 @@ class Journal:
         self._directory = directory
         self._disk = disk
         self._open: dict[str, set[Path]] = {}  # ID -> files
+        self._unfinished: dict[Path, Intent] = {}
 
     async def begin(self, intent: Intent) -> None:
         """Write the intent; a second one of the same verb and object replaces the first."""
@@ -55,6 +56,14 @@ class Journal:
     async def end(self, intent: Intent) -> None:
         """Forget the intent. Not fsynced: one that comes back finds nothing to undo or do."""
         await self._forget(intent.id, self._file(intent))
+
+    def keep(self, intent: Intent) -> None:
+        """Remember an intent whose undo failed: it is tried again later, not only at a restart."""
+        self._unfinished[self._file(intent)] = intent
+
+    def unfinished(self) -> tuple[Intent, ...]:
+        """Return the intents that were kept and not ended since."""
+        return tuple(self._unfinished.values())
 
     async def end_others(self, intent: Intent) -> None:
         """Forget what failed before on the same object, which is gone now."""
@@ -83,6 +92,7 @@ class Journal:
 
     async def _forget(self, object_id: str, file: Path) -> None:
         await self._disk.forget(file)
+        self._unfinished.pop(file, None)
         files = self._open.get(object_id, set())
         files.discard(file)
         if not files:

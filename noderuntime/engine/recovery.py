@@ -8,6 +8,7 @@ Nothing in here keeps the runtime from starting: a failure is logged, its intent
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -45,6 +46,8 @@ ORDER = (
     STOP_SANDBOX.name,
     REMOVE_SANDBOX.name,
 )
+UNDONE = (CREATE_CONTAINER.name, RUN_SANDBOX.name)  # nobody but us knows these IDs: no one retries
+TRY_AGAIN_S = 30.0
 
 
 async def recover(node: Node, boot_id: str) -> None:
@@ -56,11 +59,25 @@ async def recover(node: Node, boot_id: str) -> None:
     node.handlers.refresh()
     rebooted = await node.disk.run(is_rebooted, node, boot_id)
     for intent in sorted(await node.journal.load(), key=_order):
-        await _tried("an intent", intent.id, _settle(node, intent))
+        await _settle_or_keep(node, intent)
     await _settle_sandboxes(node, rebooted=rebooted)
     await _settle_containers(node, rebooted=rebooted)
     await leftovers.remove_all(node, *corrupted)
     await node.disk.write(node.paths.boot_id, boot_id.encode())
+
+
+async def watch_unfinished(node: Node) -> None:
+    """Try undos that failed again every while, until cancelled: they may hold an address."""
+    while True:
+        await asyncio.sleep(TRY_AGAIN_S)
+        for intent in node.journal.unfinished():
+            key = ("settle", intent.verb, intent.id)
+            node.jobs.start(key, partial(_settle_or_keep, node, intent))
+
+
+async def _settle_or_keep(node: Node, intent: Intent) -> None:
+    if not await _tried("an intent", intent.id, _settle(node, intent)) and intent.verb in UNDONE:
+        node.journal.keep(intent)
 
 
 def is_rebooted(node: Node, boot_id: str) -> bool:
@@ -77,14 +94,16 @@ def _order(intent: Intent) -> int:
     return ORDER.index(intent.verb) if intent.verb in ORDER else len(ORDER)
 
 
-async def _tried(what: str, object_id: str, work: Awaitable[None]) -> None:
+async def _tried(what: str, object_id: str, work: Awaitable[None]) -> bool:
     try:
         await work
     except (NodeRuntimeError, OSError, ValueError) as error:
         _log.error(
-            "recovery of an object failed; it is tried again at the next start",
+            "recovery of an object failed; it is tried again",
             extra={"what": what, "id": object_id, "error": describe(error)},
         )
+        return False
+    return True
 
 
 async def _settle(node: Node, intent: Intent) -> None:

@@ -209,6 +209,33 @@ async def test_an_undo_that_failed_is_tried_again_by_the_next_start(world: World
     await last.close()
 
 
+async def test_an_undo_that_failed_is_tried_again_while_the_runtime_runs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("noderuntime.engine.recovery.TRY_AGAIN_S", 0.005)
+    engine = new_engine(world)
+    await engine.recover()
+    empty = world.census()
+    running = asyncio.Task(engine.run())
+    world.failing["images.prepare"] = HostError("no space left on device")
+    world.failing["images.discard"] = HostError("input/output error")
+    sandbox_id = await engine.run_sandbox(sandbox_config(), "")
+    with pytest.raises(HostError, match="no space"):
+        await engine.create_container(sandbox_id, container_config())
+
+    tried = world.calls.count("images.discard")
+    while world.calls.count("images.discard") < tried + 2:
+        await asyncio.sleep(0.002)
+    world.failing.clear()
+
+    await engine.remove_sandbox(sandbox_id)
+    async with asyncio.timeout(2):
+        while world.census() != empty:
+            await asyncio.sleep(0.002)
+    running.cancel()
+    await asyncio.wait([running])
+
+
 async def test_a_remove_that_failed_is_done_by_the_next_start(world: World) -> None:
     sandbox_id, container_id = await with_container(world)
     engine = await restarted(world)

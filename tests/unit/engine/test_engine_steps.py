@@ -70,7 +70,9 @@ class Scene:
             await self.engine.remove_sandbox(record.id)
 
 
-PLACES = [f"{step}:{when}" for step in steps_of() for when in ("before", "after")]
+# What is cut off after a step is cut off before the next one, but for the last.
+LAST = {step.partition("/")[0]: step for step in steps_of()}
+PLACES = [f"{step}:before" for step in steps_of()] + [f"{step}:after" for step in LAST.values()]
 
 
 @pytest.mark.parametrize("how", ["error", "cancel"])
