@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from e2e.cluster import processes
+from e2e.cluster import census, processes
 from e2e.cluster.layout import Layout, node_name
 from e2e.cluster.state import State
 from e2e.framework.kube import Api, Json, Kubectl
@@ -112,6 +112,21 @@ class Cluster:
 def _is_ready(pod: Json) -> bool:
     conditions: list[dict[str, str]] = pod["status"].get("conditions", [])
     return {"Ready": "True"}.items() <= {c["type"]: c["status"] for c in conditions}.items()
+
+
+def assert_as_before(before: census.Census, limit_s: float = 20) -> None:
+    """The machine is as the census says, soon; raises AssertionError with what is not.
+
+    NODERUNTIME_CENSUS_OTHERS is a pattern of what other programs make on this machine meanwhile.
+    """
+    others = os.environ.get("NODERUNTIME_CENSUS_OTHERS", "")
+
+    def is_same() -> bool:
+        found = census.differences(before, census.take(), others)
+        assert not found, census.as_text(found)
+        return True
+
+    wait_for("the machine as it was", is_same, limit_s)
 
 
 def run_command(layout: Layout, *words: str, timeout_s: float = UP_S) -> str:
