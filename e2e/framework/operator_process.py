@@ -42,7 +42,12 @@ def rendered_chart(home: Path, *arguments: str) -> list[Json]:
     places = {f"HELM_{name}_HOME": str(home) for name in ("DATA", "CONFIG", "CACHE")}
     done = subprocess.run(
         [
-            *(str(binary("helm")), "template", "noderuntime", str(_REPOSITORY / "charts/noderuntime")),
+            *(
+                str(binary("helm")),
+                "template",
+                "noderuntime",
+                str(_REPOSITORY / "charts/noderuntime"),
+            ),
             *("--namespace", NAMESPACE, *arguments),
         ],
         env={**os.environ, **places},
