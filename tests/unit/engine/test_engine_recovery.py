@@ -252,21 +252,46 @@ async def test_a_remove_that_failed_is_done_by_the_next_start(world: World) -> N
     await again.close()
 
 
-async def test_a_stop_goes_on_with_the_rest_of_its_grace_after_a_restart(world: World) -> None:
+async def cut_off_in_the_grace(world: World, grace_s: float) -> tuple[Engine, str]:
+    """Stop a container that heeds only SIGKILL, on an engine that freezes while it waits."""
     world.ignored_signals.add(2)
     _, container_id = await with_container(world)
-    frozen = await restarted(world)
-    stop = asyncio.Task(frozen.stop_container(container_id, 0.1))
-    while "runtime.kill SIGINT" not in world.calls:
-        await asyncio.sleep(0.001)
+    waiting = asyncio.Event()
+
+    async def freeze(verb: str, step: str) -> None:
+        if f"{verb}/{step}" == "stop_container/wait:before":
+            waiting.set()
+            await asyncio.Event().wait()
+
+    frozen = new_engine(world, faults=freeze)
+    await frozen.recover()
+    stop = asyncio.Task(frozen.stop_container(container_id, grace_s))
+    await waiting.wait()
+    stop.cancel()
+    await asyncio.wait([stop])
+    return frozen, container_id
+
+
+async def test_a_stop_goes_on_with_the_rest_of_its_grace_after_a_restart(world: World) -> None:
+    frozen, container_id = await cut_off_in_the_grace(world, 3600.0)
     engine = await restarted(world)
     assert engine.container(container_id).state is ContainerState.RUNNING
-    async with asyncio.timeout(2):
-        await engine.stop_container(container_id, 3600.0)  # joins the stop that goes on
+    async with asyncio.timeout(5):
+        await engine.stop_container(container_id, 0.0)  # hurries the stop that goes on
     assert engine.container(container_id).exit_code == 137
     await engine.close()
-    await asyncio.wait([stop])
-    await frozen.close()
+    await frozen.close(grace_s=0.0)
+
+
+async def test_a_stop_ends_by_itself_after_a_restart(world: World) -> None:
+    frozen, container_id = await cut_off_in_the_grace(world, 0.01)
+    engine = await restarted(world)
+    async with asyncio.timeout(5):
+        while engine.container(container_id).state is ContainerState.RUNNING:
+            await asyncio.sleep(0.002)
+    assert engine.container(container_id).exit_code == 137
+    await engine.close()
+    await frozen.close(grace_s=0.0)
 
 
 async def test_torn_files_of_ours_never_keep_the_runtime_from_starting(world: World) -> None:
