@@ -85,7 +85,7 @@ def test_the_root_is_read_only_and_limits_are_the_declared_defaults(
         "bounded",
         "sh",
         "-c",
-        "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null",
+        "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; true",
         namespace=namespace,
     )
     assert limit.split()[0] == str(128 * 1024 * 1024)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
 import signal
 import socket
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,12 +84,14 @@ def test_exec_it_is_a_terminal(cluster: Cluster, target: str) -> None:
         os.write(keyboard, b"tty; echo size=$(stty size); exit 5\n")
         seen = read_until(keyboard, b"size=")
     assert b"/dev/pts/" in seen
+    assert b"size=41 97" in seen
 
 
 @contextmanager
 def terminal(argv: list[str]) -> Iterator[int]:
     """Run a program on a terminal of its own; ends it at the end."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 41, 97, 0, 0))
     with subprocess.Popen(
         argv, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     ) as program:
@@ -99,7 +104,7 @@ def terminal(argv: list[str]) -> Iterator[int]:
 
 
 def read_until(descriptor: int, word: bytes, limit_s: float = 20) -> bytes:
-    """Read from a terminal until its output (not the echo of the input) has a word with a digit."""
+    """Read from a terminal until its output (the echo of the input has none) has a digit behind."""
     seen = b""
     deadline = time.monotonic() + limit_s
     while not re.search(word + rb"\d", seen):
