@@ -223,7 +223,7 @@ CREATE_CONTAINER: Final[Verb[ContainerWork]] = Verb(
     name="create_container",
     steps=(
         Step(name="bundle", do=_make_bundle, undo=remove_bundle),
-        Step(name="snapshot", do=_prepare, undo=discard_snapshot, span="images.snapshot"),
+        Step(name="snapshot", do=_prepare, undo=discard_snapshot),
         Step(name="rootfs", do=_mount_root, undo=unmount_root),
         Step(name="spec", do=_write_spec),
         Step(name="record", do=_commit, undo=drop_record),

@@ -39,6 +39,7 @@ class Registry:
         """``hosts`` in the order in which they are asked."""
         self._reference = reference
         self._hosts = hosts
+        self._down: set[Host] = set()  # mirrors that did not answer: not asked again in this pull
 
     def resolve(self, known: frozenset[str]) -> tuple[str, bytes | None, str]:
         """Return digest, document and media type; no document where the digest is ``known``."""
@@ -88,10 +89,14 @@ class Registry:
         hosts = [host for host in self._hosts if capability in host.endpoint.capabilities]
         problems: list[str] = []
         for host in hosts[:-1]:
+            if host in self._down:
+                continue
             try:
                 return ask(host)
             except ImageError as error:
                 problems.append(str(error))
+                if isinstance(error, RegistryUnavailableError):
+                    self._down.add(host)
         if not hosts:
             raise ImageError(f"no host in hosts.toml may {capability} for {self._reference.name}")
         try:

@@ -153,7 +153,7 @@ def test_a_registry_that_never_can_is_unavailable(registry: FakeRegistry) -> Non
 
 def test_a_host_that_does_not_answer_is_unavailable() -> None:
     endpoint = Endpoint(base="http://127.0.0.1:1/v2", is_upstream=True)
-    with pytest.raises(RegistryUnavailableError, match="127.0.0.1:1 is not available: .*refused"):
+    with pytest.raises(RegistryUnavailableError, match=r"127.0.0.1:1 is not available: .*refused"):
         registry_of(Host(endpoint, None, backoff_s=0)).resolve(NONE)
 
 
@@ -245,7 +245,7 @@ def test_the_upstreams_error_tells_the_mirrors_too(
 ) -> None:
     other.script = lambda _: Answer(403)
     registry.script = lambda _: Answer(404)
-    with pytest.raises(ImageError, match="has no image .* before that: .* denies access"):
+    with pytest.raises(ImageError, match=r"has no image .* before that: .* denies access"):
         registry_of(host(other, is_upstream=False), host(registry)).resolve(NONE)
 
 
@@ -319,7 +319,7 @@ def test_a_token_server_without_tls_gets_no_credentials_of_a_tls_registry() -> N
     endpoint = Endpoint(base="https://reg.example/v2", is_upstream=True)
     asked = Host(endpoint, USER, backoff_s=0)
     with pytest.raises(ImageError, match="names a token server without TLS"):
-        asked._answer(['Bearer realm="http://evil/token"'], "app")  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        asked._answer(['Bearer realm="http://evil/token"'], "app")  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])

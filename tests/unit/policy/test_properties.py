@@ -129,12 +129,15 @@ def _shuffled(document: Document, random: Random) -> Document:
     for key, value in items:
         if isinstance(value, dict):
             result[key] = _shuffled(cast("Document", value), random)
-        elif isinstance(value, list):
-            found: list[Any] = value
-            result[key] = random.sample(found, len(found))
+        elif _is_list(value):
+            result[key] = random.sample(value, len(value))
         else:
             result[key] = value
     return result
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
 
 
 @few
