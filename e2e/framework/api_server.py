@@ -31,6 +31,7 @@ Json = dict[str, Any]  # free-form
 
 _READY_S: Final = 60.0
 _REPOSITORY: Final = Path(__file__).resolve().parents[2]
+TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io"  # what kubectl asks for
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
 
@@ -63,6 +64,7 @@ class ApiServer:
         *,
         content_type: str = "application/json",
         token: str = "",
+        accept: str = "application/json",
     ) -> Answer:
         """Send one request; HTTP errors are answers, not exceptions."""
         request = urllib.request.Request(  # noqa: S310 - https only
@@ -72,6 +74,7 @@ class ApiServer:
             headers={
                 "Authorization": f"Bearer {token or self.token}",
                 "Content-Type": content_type,
+                "Accept": accept,
             },
         )
         try:

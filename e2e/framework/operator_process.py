@@ -42,7 +42,12 @@ def rendered_chart(home: Path, *arguments: str) -> list[Json]:
     places = {f"HELM_{name}_HOME": str(home) for name in ("DATA", "CONFIG", "CACHE")}
     done = subprocess.run(
         [
-            *(str(binary("helm")), "template", "noderuntime", str(_REPOSITORY / "charts/noderuntime")),
+            *(
+                str(binary("helm")),
+                "template",
+                "noderuntime",
+                str(_REPOSITORY / "charts/noderuntime"),
+            ),
             *("--namespace", NAMESPACE, *arguments),
         ],
         env={**os.environ, **places},
@@ -94,6 +99,7 @@ class OperatorProcess:
     """Starts and ends; its log is kept over restarts."""
 
     def __init__(self, server: ApiServer, folder: Path) -> None:
+        self._server, self._folder = server, folder
         self.log = folder / "operator.log"
         self._kubeconfig = server.kubeconfig(
             folder / "operator.kubeconfig", token_of(server, "noderuntime-operator")
@@ -128,12 +134,27 @@ class OperatorProcess:
         if self._process is not None and self._process.poll() is not None:
             raise RuntimeError(f"the operator ended: {self.log.read_text()[-3000:]}")
         try:
-            with urllib.request.urlopen(f"http://{self.address}{path}", timeout=5) as reply:  # noqa: S310
+            with urllib.request.urlopen(f"http://{self.address}{path}", timeout=5) as reply:
                 return int(reply.status)
         except urllib.error.HTTPError as error:
             return error.code
         except OSError:
             return 0
+
+    def release(self) -> None:
+        """Run what the chart's hook runs after the operator is gone, with that hook's account."""
+        token = token_of(self._server, "noderuntime-release")
+        file = self._server.kubeconfig(self._folder / "release.kubeconfig", token)
+        done = subprocess.run(
+            [sys.executable, "-m", "noderuntime_operator.main", "release"],
+            env={**self._env(), "KUBECONFIG": str(file)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr)
 
     def kill(self) -> None:
         """End it as a node's failure would."""

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2e.framework.api_server import MERGE, ApiServer, running_api_server, wait_for
+from e2e.framework.api_server import MERGE, TABLE, ApiServer, running_api_server, wait_for
 from e2e.framework.operator_process import NAMESPACE, OperatorProcess, install_chart, token_of
 
 Json = dict[str, Any]
@@ -186,6 +185,39 @@ def test_a_noderuntime_becomes_ready_when_its_nodes_serve_it(
     assert used == ["restricted"]
 
 
+def test_kubectl_get_tells_the_story(server: ApiServer, operator: OperatorProcess) -> None:
+    profile(server)
+    runtime(server)
+    wait_condition(server, "Ready", "Served")
+    agents_report(server)
+    assert columns(server, "noderuntimes") == {
+        "Name": "restricted",
+        "Handler": "restricted",
+        "Profile": "web",
+        "Ready": "True",
+        "Nodes": "2/2",
+        "Reason": "Served",
+    }
+    assert columns(server, "securityprofiles") == {
+        "Name": "web",
+        "Mode": "Enforce",
+        "Used-By": '["restricted"]',
+    }
+    assert columns(server, "noderuntimestates")["Handlers"] == '["restricted"]'
+
+
+def columns(server: ApiServer, plural: str) -> Json:
+    """The first row as `kubectl get` prints it, without the age."""
+    table = server.call("GET", f"{GROUP}/{plural}", accept=TABLE).body
+    shown = [each["name"] for each in table["columnDefinitions"] if each["priority"] == 0]
+    cells = [
+        cell
+        for cell, each in zip(table["rows"][0]["cells"], table["columnDefinitions"], strict=True)
+        if each["priority"] == 0
+    ]
+    return {name: cell for name, cell in zip(shown, cells, strict=True) if name != "Age"}
+
+
 def test_a_settled_cluster_is_not_written_to(server: ApiServer, operator: OperatorProcess) -> None:
     profile(server)
     runtime(server, resources={"overhead": {"cpu": "1000m"}})
@@ -196,11 +228,14 @@ def test_a_settled_cluster_is_not_written_to(server: ApiServer, operator: Operat
         return [each["metadata"]["resourceVersion"] for path in own for each in items(server, path)]
 
     before = versions()
+    written = operator.log.read_text().count("step done")
+    assert written > 0
     for number in range(3):  # each is a pass
         labels = {"metadata": {"labels": {"touched": str(number)}}}
         server.call("PATCH", "/api/v1/nodes/n3", labels, content_type=MERGE)
         time.sleep(0.4)
     assert versions() == before
+    assert operator.log.read_text().count("step done") == written
 
 
 def test_a_changed_profile_is_a_new_revision_and_the_old_one_stays(
@@ -327,6 +362,22 @@ def test_the_operator_cannot_write_to_a_spec(server: ApiServer, operator: Operat
     body = {"spec": {"resources": {"pidsLimit": 1}}}
     answer = server.call("PATCH", path, body, content_type=MERGE, token=token)
     assert "the operator does not write to the spec of a NodeRuntime" in answer.error
+
+
+def test_after_the_operator_is_removed_nothing_holds_a_noderuntime(
+    server: ApiServer, operator: OperatorProcess
+) -> None:
+    profile(server)
+    runtime(server)
+    wait_condition(server, "Ready", "Served")
+    operator.kill()
+    operator.release()
+    path = f"{GROUP}/noderuntimes/restricted"
+    assert server.get(path).body["metadata"].get("finalizers", []) == []
+    delete(server, path)
+    assert server.get(path).status == 404
+    delete(server, f"{CLASSES}/restricted")  # the garbage collector
+    operator.start()
 
 
 def test_the_operator_has_all_the_permissions_that_it_asks_for(operator: OperatorProcess) -> None:

@@ -10,7 +10,7 @@ from noderuntime.api.model import API_VERSION
 
 Schema: TypeAlias = dict[str, Any]  # Any: free-form JSON
 
-_EXAMPLES: Final = {
+EXAMPLES: Final = {
     "NodeRuntime": """\
 metadata:
   name: restricted
@@ -84,7 +84,7 @@ def page_of(definition: Definition, schema: Schema) -> str:
         summary=definition.summary,
         short=definition.short,
         api_version=API_VERSION,
-        example=_EXAMPLES[definition.kind],
+        example=EXAMPLES[definition.kind],
     )
     for part in ("spec", "status"):
         text += f"\n## {part}\n\n| field | type | what |\n|---|---|---|\n"

@@ -65,6 +65,7 @@ class NodeStatus:
     revision: str  # the digest that is served, "" where there is none
     revision_error: str  # why the declared revision is not served, "" when it is
     stale_containers: tuple[str, ...]  # "namespace/pod/container" that run under an older revision
+    revision_handlers: tuple[str, ...] = ()  # of ``handlers``, those that the revision declares
 
 
 class Engine:
@@ -225,6 +226,7 @@ class Engine:
             revision=handlers.revision,
             revision_error=handlers.error,
             stale_containers=self._stale(),
+            revision_handlers=handlers.declared(),
         )
 
     def _stale(self) -> tuple[str, ...]:

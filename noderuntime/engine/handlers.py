@@ -99,6 +99,10 @@ class HandlerTable:
         """Return the names of all handlers; the first is "", the default."""
         return ("", *sorted({*self._own, *self._declared}))
 
+    def declared(self) -> tuple[str, ...]:
+        """Return the names of the handlers that the revision declares."""
+        return tuple(sorted(self._declared))
+
     def programs(self) -> tuple[Path, ...]:
         """Return every OCI runtime that a handler names now."""
         handlers = (*self._own.values(), *self._declared.values())

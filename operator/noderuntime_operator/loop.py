@@ -92,7 +92,9 @@ class Loop:
         except (httpx2.HTTPError, OSError) as error:
             self._failures += 1
             notes = "; ".join(getattr(error, "__notes__", ()))
-            _log.warning("pass failed", extra={"error": str(error), "step": notes})
+            _log.warning(
+                "pass failed", extra={"error": str(error) or type(error).__name__, "step": notes}
+            )
             return min(_LAST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(self._failures, 10))
         self._failures = 0
         self._passes += 1

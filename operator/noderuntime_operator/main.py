@@ -135,7 +135,7 @@ async def _until_served(look: Callable[[], Awaitable[object]]) -> None:
         try:
             await look()
         except (httpx2.HTTPError, OSError) as error:
-            _log.warning("waiting for the API", extra={"error": str(error)})
+            _log.warning("waiting for the API", extra={"error": str(error) or type(error).__name__})
             await asyncio.sleep(_START_RETRY_S)
         else:
             return

@@ -146,7 +146,7 @@ class LocalProcess:
 
     async def wait(self) -> int:
         """Wait for its end."""
-        while self.process.poll() is None:  # noqa: ASYNC110  # a child watcher would be more to fake
+        while self.process.poll() is None:  # a child watcher would be more to fake
             await asyncio.sleep(0.005)
         code = self.process.returncode
         return 128 - code if code < 0 else code
@@ -335,6 +335,7 @@ class FakeEngine(Engine):
             revision="sha256:" + "0" * 64,
             revision_error="",
             stale_containers=self.stale,
+            revision_handlers=("restricted",),
         )
 
     def log_file(self, record: ContainerRecord) -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from noderuntime.api.revision import Revision
 from noderuntime_operator import parse
 from noderuntime_operator.reconcile.names import FINALIZER, LABELS
 from noderuntime_operator.reconcile.observed import Observed, Settings
@@ -34,7 +35,7 @@ class FakeCluster:
 
     # What users, kubelets and controllers do.
 
-    def create(self, kind: str, name: str, **body: Any) -> Json:  # noqa: ANN401 - free-form JSON
+    def create(self, kind: str, name: str, **body: Any) -> Json:
         """Make an object; a second later than the one before."""
         self.now += timedelta(seconds=1)
         metadata = {
@@ -51,10 +52,10 @@ class FakeCluster:
     def node(self, name: str, **labels: str) -> None:
         self.create("Node", name, metadata={"labels": labels})
 
-    def profile(self, name: str = "web", **spec: Any) -> None:  # noqa: ANN401
+    def profile(self, name: str = "web", **spec: Any) -> None:
         self.create(Kind.SECURITY_PROFILE, name, spec=spec)
 
-    def runtime(self, name: str, handler: str = "restricted", **spec: Any) -> None:  # noqa: ANN401
+    def runtime(self, name: str, handler: str = "restricted", **spec: Any) -> None:
         head = {"handler": handler, "securityProfileRef": {"name": "web"}}
         self.create(Kind.NODE_RUNTIME, name, spec=head | spec)
 
@@ -62,7 +63,7 @@ class FakeCluster:
         spec = {"runtimeClassName": runtime_class} | ({"nodeName": node} if node else {})
         self.create("Pod", name, spec=spec)
 
-    def edit(self, kind: str, name: str, **spec: Any) -> None:  # noqa: ANN401
+    def edit(self, kind: str, name: str, **spec: Any) -> None:
         found = self.of(kind)[name]
         found["spec"] = found["spec"] | spec
         found["metadata"]["generation"] += 1
@@ -101,7 +102,11 @@ class FakeCluster:
         everything = copy.deepcopy(self.objects)
 
         def all_of(kind: str) -> list[Json]:
-            return list(everything.get(str(kind), {}).values())
+            found = list(everything.get(str(kind), {}).values())
+            for each in found:  # as in lists of built-in kinds
+                each.pop("kind", None)
+                each.pop("apiVersion", None)
+            return found
 
         runtimes = tuple(map(parse.node_runtime, all_of(Kind.NODE_RUNTIME)))
         pods = [pod for body in all_of("Pod") if (pod := parse.pod(body))]
@@ -181,3 +186,36 @@ class FakeCluster:
                 owners = each["metadata"].get("ownerReferences", [])
                 if owners and all(owner["uid"] == uid for owner in owners):
                     self.delete(kind, name)
+
+
+def cluster_with_nodes() -> FakeCluster:
+    """A profile ``web``, a node n1 with the label pool=web and a node n2 without."""
+    made = FakeCluster()
+    made.profile("web")
+    made.node("n1", pool="web")
+    made.node("n2")
+    return made
+
+
+def condition(cluster: FakeCluster, name: str, kind: str = "Ready") -> Json:
+    conditions = cluster.of(Kind.NODE_RUNTIME)[name]["status"]["conditions"]
+    found: Json = next(each for each in conditions if each["type"] == kind)
+    return found
+
+
+def handlers_of(cluster: FakeCluster, node: str) -> dict[str, str]:
+    """Handler -> NodeRuntime, of the revision that the node is told to serve."""
+    name = cluster.of(Kind.STATE)[node]["spec"]["revision"]["name"]
+    revision = Revision.model_validate(cluster.of(Kind.REVISION)[name]["data"])
+    return {each.name: each.node_runtime for each in revision.handlers}
+
+
+def assert_nothing_is_left(cluster: FakeCluster) -> None:
+    for kind in (
+        Kind.NODE_RUNTIME,
+        Kind.RUNTIME_CLASS,
+        Kind.DAEMON_SET,
+        Kind.STATE,
+        Kind.REVISION,
+    ):
+        assert cluster.names(kind) == [], kind

@@ -75,6 +75,11 @@ def marked(body: Body) -> dict[str, Any]:
     return dict(body) | {"metadata": metadata}
 
 
+def is_written(live: Body, wanted: Body) -> bool:
+    """Tell whether the live object has all that is wanted. Items of a list do not say their kind."""
+    return holds(live, {key: wanted[key] for key in wanted if key not in ("apiVersion", "kind")})
+
+
 def holds(live: Any, wanted: Any) -> bool:  # noqa: ANN401 - free-form JSON
     """Tell whether the live object has all that is wanted; what the server added does not count."""
     if isinstance(wanted, Mapping):

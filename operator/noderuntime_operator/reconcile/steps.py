@@ -28,7 +28,7 @@ from noderuntime_operator.reconcile.observed import (
     RuntimeClassSeen,
     StateSeen,
 )
-from noderuntime_operator.reconcile.plan import Action, Apply, Delete, Kind, holds, marked
+from noderuntime_operator.reconcile.plan import Action, Apply, Delete, Kind, is_written, marked
 from noderuntime_operator.reconcile.selection import shared_labels
 from noderuntime_operator.reconcile.view import EMPTY, View
 
@@ -115,7 +115,7 @@ def _is_current(found: RuntimeClassSeen, body: dict[str, Any]) -> bool:
     same = amounts.keys() == seen.keys() and all(
         quantity.parse(seen[name]) == quantity.parse(value) for name, value in amounts.items()
     )
-    return same and holds(found.body, wanted)
+    return same and is_written(found.body, wanted)
 
 
 def _runtime_class(handler: str, owners: list[NodeRuntimeSeen]) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def own_daemonset(view: View, now: datetime) -> Actions:
     live = view.observed.daemonset
     if is_needed(view):
         body = daemonset_of(view)
-        if live is not None and holds(live, body):
+        if live is not None and is_written(live, body):
             return ()
         return (Apply(kind=Kind.DAEMON_SET, name=AGENT, body=body),)
     if live is None:

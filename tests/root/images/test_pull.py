@@ -170,7 +170,7 @@ async def test_no_secret_is_in_the_workers_arguments_or_environment(
         return None
 
     registry.script = script
-    credentials = Credentials(username="me", password="hunter2")  # noqa: S106
+    credentials = Credentials(username="me", password="hunter2")
     await store.pull(registry.add("a", "1", IMAGE), credentials)
     assert len(seen) >= 2
     assert not [text for text in seen if b"hunter2" in text]

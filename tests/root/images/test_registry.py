@@ -25,7 +25,7 @@ for program in ("docker-registry", "skopeo", "umoci"):
         pytest.skip(f"{program} is not installed", allow_module_level=True)
 
 HTPASSWD = "me:$2b$04$7llL9bb7hh4NzbNECA3NKerKd85yHUb9SrtbzSkGhi0c18IATEAMS\n"
-USER = Credentials(username="me", password="hunter2")  # noqa: S106
+USER = Credentials(username="me", password="hunter2")
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0).decode("utf-8", "surrogateescape")
 CAPABLE = {"SCHILY.xattr.security.capability": CAPABILITY}
 IMAGE = build_image(
@@ -187,7 +187,7 @@ async def test_a_registry_with_tls_and_passwords(
     hosts.write_text(f'server = "https://{host}"\nca = "{tmp_path}/registry/ca.crt"\n')
     with pytest.raises(ImageError, match="wants credentials for team/app"):
         await store.pull(secured)
-    wrong = Credentials(username="me", password="wrong")  # noqa: S106
+    wrong = Credentials(username="me", password="wrong")
     with pytest.raises(ImageError, match="does not accept the credentials"):
         await store.pull(secured, wrong)
     assert (await store.pull(secured, USER)).id == IMAGE.id

@@ -165,7 +165,7 @@ async def test_other_credentials_are_another_pull(
     ask = Answer(401, headers={"WWW-Authenticate": "Basic realm=x"})
     registry.script = lambda r: None if "Authorization" in r.headers else ask
     allowed, refused = await asyncio.gather(
-        store.pull(reference, Credentials(username="a", password="b")),  # noqa: S106
+        store.pull(reference, Credentials(username="a", password="b")),
         store.pull(reference),
         return_exceptions=True,
     )

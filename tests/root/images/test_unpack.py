@@ -17,7 +17,7 @@ from noderuntime.errors import ImageError
 from tests.fakes.registry import File, digest_of, folder, make_tar
 from tests.root.images.conftest import Unpack
 
-NOISE = random.Random(1).randbytes(3 << 20)  # noqa: S311 - the same in every run
+NOISE = random.Random(1).randbytes(3 << 20)
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 
 

@@ -47,7 +47,7 @@ class Client:
     urls: RecordedUrls
     path: Path
 
-    async def call(self, name: str, request: Message | None = None) -> Any:  # noqa: ANN401  # of many
+    async def call(self, name: str, request: Message | None = None) -> Any:  # of many
         service, method = _method(name)
         path = f"/{service.full_name}/{name}"
         answer = message_factory.GetMessageClass(method.output_type)

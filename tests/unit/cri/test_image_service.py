@@ -21,7 +21,7 @@ from tests.fakes.cri_engine import IMAGE
 if TYPE_CHECKING:
     from tests.unit.cri.conftest import Client
 
-PASSWORD = "pw"  # noqa: S105  # of nobody
+PASSWORD = "pw"  # of nobody
 SPEC = pb.ImageSpec(image="registry.test/app:1")
 
 

@@ -347,5 +347,5 @@ async def test_a_second_stream_of_the_same_kind_is_refused(node: Node) -> None:
 
 async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event
+        while not condition():  # what is waited for has no event
             await asyncio.sleep(0.005)

@@ -22,7 +22,7 @@ from tests.fakes.registry import Answer, FakeRegistry, File, Request, build_imag
 IMAGE = build_image([File("a", b"x" * 100_000)])
 LAYER = IMAGE.layers[0]
 BLOB = Descriptor(digest=digest_of(LAYER), size_bytes=len(LAYER))
-USER = Credentials(username="me", password="hunter2")  # noqa: S106
+USER = Credentials(username="me", password="hunter2")
 BASIC = "Basic " + base64.b64encode(b"me:hunter2").decode()
 NONE: frozenset[str] = frozenset()
 
@@ -291,7 +291,7 @@ def test_a_token_without_credentials_is_asked_for_without(
 def test_an_identity_token_is_exchanged(registry: FakeRegistry, other: FakeRegistry) -> None:
     other.script = lambda _: Answer(200, b'{"access_token": "t0ken"}')
     registry.script = token_script(registry, f"http://{other.host}/token")
-    registry_of(host(registry, Credentials(identity_token="refresh"))).resolve(NONE)  # noqa: S106
+    registry_of(host(registry, Credentials(identity_token="refresh"))).resolve(NONE)
     (asked,) = other.requests
     assert asked.method == "POST"
     assert b"grant_type=refresh_token" in asked.body
@@ -302,7 +302,7 @@ def test_a_registry_token_is_sent_as_it_is(registry: FakeRegistry) -> None:
     registry.script = lambda r: (
         None if r.headers.get("Authorization") == "Bearer given" else Answer(401)
     )
-    registry_of(host(registry, Credentials(registry_token="given"))).resolve(NONE)  # noqa: S106
+    registry_of(host(registry, Credentials(registry_token="given"))).resolve(NONE)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"token": 3}', b'{"token": "a\\nb"}'])

@@ -1,40 +1,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
-from noderuntime.api.revision import Revision
-from noderuntime_operator.reconcile.names import AGENT, EMPTIED_AT, FINALIZER
+from noderuntime_operator.reconcile.names import AGENT, FINALIZER
 from noderuntime_operator.reconcile.plan import Apply, Kind
 from noderuntime_operator.reconcile.steps import KEPT_REVISIONS
-from noderuntime_operator.reconcile.view import EMPTY
-from tests.fakes.operator_cluster import FakeCluster
-
-Json = dict[str, Any]
+from tests.fakes.operator_cluster import FakeCluster, cluster_with_nodes, condition, handlers_of
 
 
 @pytest.fixture
 def cluster() -> FakeCluster:
-    made = FakeCluster()
-    made.profile("web")
-    made.node("n1", pool="web")
-    made.node("n2")
-    return made
-
-
-def condition(cluster: FakeCluster, name: str, kind: str = "Ready") -> Json:
-    conditions = cluster.of(Kind.NODE_RUNTIME)[name]["status"]["conditions"]
-    found: Json = next(each for each in conditions if each["type"] == kind)
-    return found
-
-
-def handlers_of(cluster: FakeCluster, node: str) -> dict[str, str]:
-    """Handler -> NodeRuntime, of the revision that the node is told to serve."""
-    name = cluster.of(Kind.STATE)[node]["spec"]["revision"]["name"]
-    revision = Revision.model_validate(cluster.of(Kind.REVISION)[name]["data"])
-    return {each.name: each.node_runtime for each in revision.handlers}
+    return cluster_with_nodes()
 
 
 def test_a_noderuntime_gets_all_that_belongs_to_it(cluster: FakeCluster) -> None:
@@ -320,157 +298,6 @@ def test_a_runtimeclass_of_somebody_else_is_left_alone(cluster: FakeCluster) -> 
     assert cluster.names(Kind.RUNTIME_CLASS) == ["restricted"]
 
 
-# Deletion
-
-
-def test_a_deleted_noderuntime_waits_for_the_pods_that_use_it(cluster: FakeCluster) -> None:
-    cluster.runtime("restricted")
-    cluster.settle()
-    for number in range(7):
-        cluster.pod(f"shop/web-{number}", node="n1")
-    cluster.delete(Kind.NODE_RUNTIME, "restricted")
-    cluster.settle()
-    told = condition(cluster, "restricted", "Reconciling")
-    assert (told["status"], told["reason"]) == ("True", "InUse")
-    assert told["message"] == (
-        "deleted, and waiting for 7 Pods that use handler restricted: shop/web-0, shop/web-1, shop/web-2, "
-        "shop/web-3, shop/web-4 and 2 more; it goes when they are gone"
-    )
-    assert cluster.names(Kind.RUNTIME_CLASS) == ["restricted"]
-    assert handlers_of(cluster, "n1") == {"restricted": "restricted"}
-    assert cluster.run_pass().retry_s is not None
-    for name in cluster.names("Pod"):
-        cluster.delete("Pod", name)
-    cluster.settle()
-    assert_nothing_is_left(cluster)
-
-
-def test_a_foreground_deletion_takes_the_runtimeclass_only_for_a_moment(
-    cluster: FakeCluster,
-) -> None:
-    cluster.runtime("restricted")
-    cluster.settle()
-    cluster.pod("shop/web", node="n1")
-    cluster.delete(Kind.NODE_RUNTIME, "restricted")
-    cluster.delete(Kind.RUNTIME_CLASS, "restricted")  # the garbage collector
-    cluster.settle()
-    made = cluster.of(Kind.RUNTIME_CLASS)["restricted"]
-    assert "ownerReferences" not in made["metadata"]
-
-
-def test_pods_that_have_ended_hold_nothing_back(cluster: FakeCluster) -> None:
-    cluster.runtime("restricted")
-    cluster.settle()
-    cluster.pod("shop/job", node="n1")
-    cluster.of("Pod")["shop/job"]["status"] = {"phase": "Succeeded"}
-    cluster.delete(Kind.NODE_RUNTIME, "restricted")
-    cluster.settle()
-    assert cluster.names(Kind.NODE_RUNTIME) == []
-
-
-def test_pods_on_nodes_of_another_noderuntime_hold_nothing_back(cluster: FakeCluster) -> None:
-    cluster.runtime("older", nodeSelector={"matchLabels": {"pool": "web"}})
-    cluster.runtime("younger")
-    cluster.settle()
-    cluster.pod("shop/elsewhere", node="n2")
-    cluster.pod("shop/pending")
-    cluster.delete(Kind.NODE_RUNTIME, "older")
-    cluster.settle()
-    assert cluster.names(Kind.NODE_RUNTIME) == ["younger"]
-    assert cluster.names(Kind.RUNTIME_CLASS) == ["restricted"]
-
-
-def test_pods_of_another_runtimeclass_with_the_handler_count(cluster: FakeCluster) -> None:
-    cluster.create(Kind.RUNTIME_CLASS, "alias", handler="restricted")
-    cluster.runtime("restricted")
-    cluster.settle()
-    cluster.pod("shop/web", node="n1", runtime_class="alias")
-    cluster.delete(Kind.NODE_RUNTIME, "restricted")
-    cluster.settle()
-    assert "shop/web" in condition(cluster, "restricted", "Reconciling")["message"]
-
-
-def test_a_pod_that_comes_while_the_runtimeclass_goes_brings_it_back(cluster: FakeCluster) -> None:
-    cluster.runtime("restricted")
-    cluster.settle()
-    cluster.delete(Kind.NODE_RUNTIME, "restricted")
-    cluster.run_pass()
-    assert cluster.names(Kind.RUNTIME_CLASS) == []
-    cluster.pod("shop/late", node="n1")
-    cluster.settle()
-    assert cluster.names(Kind.RUNTIME_CLASS) == ["restricted"]
-    assert cluster.names(Kind.NODE_RUNTIME) == ["restricted"]
-
-
-# Nodes that are to serve nothing any more
-
-
-def test_a_node_that_no_longer_matches_is_emptied_then_forgotten(cluster: FakeCluster) -> None:
-    cluster.runtime("restricted", nodeSelector={"matchLabels": {"pool": "web"}})
-    cluster.settle()
-    cluster.of("Node")["n1"]["metadata"]["labels"] = {}
-    cluster.run_pass()
-    state = cluster.of(Kind.STATE)["n1"]
-    assert state["spec"]["revision"]["digest"] == EMPTY.digest
-    assert EMPTIED_AT in state["metadata"]["annotations"]
-    affinity = cluster.of(Kind.DAEMON_SET)[AGENT]["spec"]["template"]["spec"]["affinity"]
-    terms = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-    cluster.run_pass()
-    assert cluster.names(Kind.STATE) == ["n1"]
-    assert terms  # the agent stays until it has reported, see the next test
-    cluster.agents_report()
-    cluster.run_pass()
-    assert cluster.names(Kind.STATE) == []
-
-
-def test_the_agent_stays_on_a_node_until_it_is_emptied(cluster: FakeCluster) -> None:
-    cluster.runtime("restricted", nodeSelector={"matchLabels": {"pool": "web"}})
-    cluster.settle()
-    cluster.of("Node")["n1"]["metadata"]["labels"] = {}
-    cluster.run_pass()
-    spec = cluster.of(Kind.DAEMON_SET)[AGENT]["spec"]["template"]["spec"]
-    terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-    assert terms["nodeSelectorTerms"] == [
-        {"matchExpressions": [{"key": "pool", "operator": "In", "values": ["web"]}]},
-        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]},
-    ]
-
-
-def test_a_node_whose_agent_is_away_is_forgotten_after_two_minutes(cluster: FakeCluster) -> None:
-    cluster.runtime("restricted")
-    cluster.settle()
-    cluster.delete(Kind.NODE_RUNTIME, "restricted")
-    for _ in range(3):
-        cluster.run_pass()
-    assert cluster.names(Kind.STATE) == ["n1", "n2"]
-    cluster.now += timedelta(seconds=110)
-    cluster.run_pass()
-    assert cluster.names(Kind.STATE) == ["n1", "n2"]
-    cluster.now += timedelta(seconds=10)
-    cluster.run_pass()
-    cluster.run_pass()
-    assert_nothing_is_left(cluster)
-
-
-def test_a_node_that_matches_again_is_not_forgotten(cluster: FakeCluster) -> None:
-    cluster.runtime("restricted", nodeSelector={"matchLabels": {"pool": "web"}})
-    cluster.settle()
-    cluster.of("Node")["n1"]["metadata"]["labels"] = {}
-    cluster.run_pass()
-    cluster.of("Node")["n1"]["metadata"]["labels"] = {"pool": "web"}
-    cluster.settle()
-    assert handlers_of(cluster, "n1") == {"restricted": "restricted"}
-    assert EMPTIED_AT not in cluster.of(Kind.STATE)["n1"]["metadata"].get("annotations", {})
-
-
-def test_the_state_of_a_node_that_is_gone_goes(cluster: FakeCluster) -> None:
-    cluster.runtime("restricted")
-    cluster.settle()
-    cluster.delete("Node", "n2")
-    cluster.settle()
-    assert cluster.names(Kind.STATE) == ["n1"]
-
-
 # Revisions
 
 
@@ -501,14 +328,3 @@ def test_a_profile_says_who_uses_it(cluster: FakeCluster) -> None:
     cluster.delete(Kind.NODE_RUNTIME, "restricted")
     cluster.settle()
     assert "usedBy" not in cluster.of(Kind.SECURITY_PROFILE)["web"]["status"]
-
-
-def assert_nothing_is_left(cluster: FakeCluster) -> None:
-    for kind in (
-        Kind.NODE_RUNTIME,
-        Kind.RUNTIME_CLASS,
-        Kind.DAEMON_SET,
-        Kind.STATE,
-        Kind.REVISION,
-    ):
-        assert cluster.names(kind) == [], kind

@@ -1,0 +1,181 @@
+"""Specs that the API server must refuse, each with a part of the reason that the user reads."""
+
+from __future__ import annotations
+
+import pytest
+
+WRONG_NODE_RUNTIMES = [
+    pytest.param({"handler": "Web"}, "spec.handler: Invalid value", id="upper-case handler"),
+    pytest.param({"handler": "a.b"}, "spec.handler: Invalid value", id="handler with a dot"),
+    pytest.param({"handler": "a" * 64}, "may not be more than 63", id="too long handler"),
+    pytest.param({"handler": ""}, "spec.handler: Invalid value", id="empty handler"),
+    pytest.param(
+        {"securityProfileRef": {}}, "spec.securityProfileRef.name: Required", id="no profile"
+    ),
+    pytest.param({"hander": "x"}, 'unknown field "spec.hander"', id="misspelled field"),
+    pytest.param(
+        {"engine": {"ociRuntime": "kata"}}, 'supported values: "crun", "runc"', id="other engine"
+    ),
+    pytest.param(
+        {"nodeSelector": {"matchExpressions": [{"key": "pool", "operator": "In"}]}},
+        "values must be given for the operators In and NotIn",
+        id="In without values",
+    ),
+    pytest.param(
+        {
+            "nodeSelector": {
+                "matchExpressions": [{"key": "pool", "operator": "NotIn", "values": []}]
+            }
+        },
+        "values must be given for the operators In and NotIn",
+        id="NotIn with no value",
+    ),
+    pytest.param(
+        {
+            "nodeSelector": {
+                "matchExpressions": [{"key": "gpu", "operator": "Exists", "values": ["x"]}]
+            }
+        },
+        "values must be left out for the operators Exists and DoesNotExist",
+        id="Exists with values",
+    ),
+    pytest.param(
+        {"nodeSelector": {"matchExpressions": [{"key": "gpu", "operator": "Has"}]}},
+        'Unsupported value: "Has"',
+        id="unknown operator",
+    ),
+    pytest.param(
+        {"images": {"allowedRegistries": ["https://registry.example.com"]}},
+        "a registry is written without a scheme",
+        id="registry with a scheme",
+    ),
+    pytest.param(
+        {"images": {"allowedRegistries": ["registry.example.com/"]}},
+        "starts and ends without /",
+        id="registry with a slash at its end",
+    ),
+    pytest.param(
+        {"images": {"allowedRegistries": ["*.example.com"]}}, "has no *", id="registry with a star"
+    ),
+    pytest.param(
+        {"images": {"allowedRegistries": ["a", "a"]}}, "Duplicate value", id="registry twice"
+    ),
+    pytest.param(
+        {"resources": {"limits": {"cpu": "lots"}}},
+        'spec.resources.limits.cpu: Invalid value: "lots": must be a quantity such as 500m',
+        id="cpu that is no quantity",
+    ),
+    pytest.param(
+        {"resources": {"limits": {"memory": "-1Gi"}}}, "must be more than 0", id="negative memory"
+    ),
+    pytest.param(
+        {"resources": {"defaults": {"cpu": 0}}}, "must be more than 0", id="no cpu at all"
+    ),
+    pytest.param(
+        {"resources": {"limits": {"cpu": 0.5}}}, "spec.resources.limits.cpu", id="cpu as a float"
+    ),
+    pytest.param(
+        {"resources": {"defaults": {"cpu": "2"}, "limits": {"cpu": "1500m"}}},
+        "spec.resources: Invalid value: defaults.cpu must not be more than limits.cpu",
+        id="default cpu above the limit",
+    ),
+    pytest.param(
+        {"resources": {"defaults": {"memory": "1Gi"}, "limits": {"memory": 1073741823}}},
+        "defaults.memory must not be more than limits.memory",
+        id="default memory above the limit",
+    ),
+    pytest.param({"resources": {"pidsLimit": 0}}, "greater than or equal to 1", id="no pids"),
+    pytest.param(
+        {"resources": {"pidsLimit": "many"}}, "must be of type integer", id="pids as text"
+    ),
+    pytest.param(
+        {"tracing": {"endpoint": "collector:4317"}},
+        "spec.tracing.endpoint",
+        id="endpoint without http",
+    ),
+    pytest.param(
+        {"tracing": {"endpoint": "http://c:4317", "samplingRatePerMillion": 1000001}},
+        "less than or equal to 1000000",
+        id="sampling more than everything",
+    ),
+]
+
+WRONG_PROFILES = [
+    pytest.param({"mode": "Warn"}, 'supported values: "Enforce", "Audit"', id="unknown mode"),
+    pytest.param({"privileged": True}, "spec.privileged", id="privileged as a boolean"),
+    pytest.param(
+        {"hostNamespaces": ["pid"]}, 'Unsupported value: "pid"', id="namespace in lower case"
+    ),
+    pytest.param({"hostNamespaces": ["PID", "PID"]}, "Duplicate value", id="namespace twice"),
+    pytest.param(
+        {"runAs": {"users": [{"min": 2000, "max": 1000}]}},
+        "spec.runAs.users[0]: Invalid value: min must not be more than max",
+        id="users from high to low",
+    ),
+    pytest.param(
+        {"runAs": {"users": [{"min": 1}]}}, "spec.runAs.users[0].max: Required", id="no max"
+    ),
+    pytest.param(
+        {"runAs": {"users": [{"min": 0, "max": 4294967295}]}}, "less than or equal to", id="user -1"
+    ),
+    pytest.param(
+        {"runAs": {"nonRoot": True, "users": [{"min": 0, "max": 10}]}},
+        "nonRoot refuses user ID 0",
+        id="root among non-root",
+    ),
+    pytest.param(
+        {"capabilities": {"allow": ["CAP_NET_ADMIN"]}},
+        "a capability is written without CAP_: NET_ADMIN, not CAP_NET_ADMIN",
+        id="capability with CAP_",
+    ),
+    pytest.param(
+        {"capabilities": {"default": ["NET_ADMINN"]}},
+        "spec.capabilities.default: Invalid value: must be names of capabilities(7)",
+        id="capability that is none",
+    ),
+    pytest.param(
+        {"capabilities": {"allow": ["net_admin"]}},
+        "must be names of capabilities(7) in upper case",
+        id="capability in lower case",
+    ),
+    pytest.param(
+        {"capabilities": {"allow": ["KILL", "KILL"]}}, "Duplicate value", id="capability twice"
+    ),
+    pytest.param({"seccomp": {"base": "Unconfined"}}, "Unsupported value", id="no filter at all"),
+    pytest.param(
+        {"seccomp": {"base": "DenyAll"}}, "base DenyAll needs allow", id="nothing allowed"
+    ),
+    pytest.param(
+        {
+            "seccomp": {
+                "allow": [{"names": ["read", "bpf"]}],
+                "deny": [{"names": ["x"]}, {"names": ["bpf"]}],
+            }
+        },
+        "spec.seccomp: Invalid value: the same system call is in allow and in deny",
+        id="system call allowed and denied",
+    ),
+    pytest.param(
+        {"seccomp": {"deny": [{"names": []}]}}, "at least 1 items", id="rule without names"
+    ),
+    pytest.param({"seccomp": {"deny": [{}]}}, "names: Required value", id="empty rule"),
+    pytest.param(
+        {"seccomp": {"deny": [{"names": ["Mount()"]}]}}, "names[0]", id="no syscall's name"
+    ),
+    pytest.param({"sysctls": {"allow": ["net"]}}, "spec.sysctls.allow[0]", id="no sysctl's name"),
+    pytest.param(
+        {"hostPaths": [{"path": "var/log"}]}, "spec.hostPaths[0].path", id="relative path"
+    ),
+    pytest.param(
+        {"hostPaths": [{"path": "/var/../etc"}]}, "must be a clean absolute path", id="path with .."
+    ),
+    pytest.param(
+        {"hostPaths": [{"path": "/var/log/"}]}, "no / at its end", id="path with / at its end"
+    ),
+    pytest.param(
+        {"hostPaths": [{"path": "/a"}, {"path": "/a"}]}, "Duplicate value", id="path twice"
+    ),
+    pytest.param(
+        {"noNewPrivileges": "Never"}, 'supported values: "Required", "Optional"', id="other word"
+    ),
+]
