@@ -20,8 +20,6 @@ from e2e.framework import pods
 from e2e.framework.cluster import Cluster
 from e2e.framework.waiting import wait_for
 
-AS_USER = {"securityContext": {"runAsUser": 1000, "runAsGroup": 1000}}
-
 
 @pytest.fixture
 def target(cluster: Cluster, namespace: str) -> str:
@@ -30,9 +28,9 @@ def target(cluster: Cluster, namespace: str) -> str:
     cluster.apply(
         pods.pod(
             "target",
-            pods.shell(script, stdin=True, **AS_USER)
+            pods.shell(script, stdin=True, **pods.AS_USER)
             | {"volumeMounts": [{"name": "data", "mountPath": "/data"}]},
-            pods.agnhost("netexec", "--http-port=8080", name="web", **AS_USER),
+            pods.agnhost("netexec", "--http-port=8080", name="web", **pods.AS_USER),
             handler="restricted",
             volumes=[{"name": "data", "emptyDir": {}}],
             securityContext={"fsGroup": 1000},

@@ -12,12 +12,11 @@ from e2e.framework import pods
 from e2e.framework.cluster import Cluster
 from e2e.framework.waiting import wait_for
 
-AS_USER = {"securityContext": {"runAsUser": 1000, "runAsGroup": 1000}}
 SYSTEM = "noderuntime-system"
 
 
 def answers(address: str) -> bool:
-    with urllib.request.urlopen(f"http://{address}:8080/healthz", timeout=5) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"http://{address}:8080/healthz", timeout=5) as answer:
         return bool(answer.status == 200)
 
 
@@ -25,9 +24,9 @@ def answers(address: str) -> bool:
 def server(cluster: Cluster, namespace: str) -> Callable[[], bool]:
     """A governed web server; call it to ask whether it answers and never restarted."""
     cluster.apply(
-        pods.pod("server", pods.agnhost("netexec", "--http-port=8080", **AS_USER),
+        pods.pod("server", pods.agnhost("netexec", "--http-port=8080", **pods.AS_USER),
                  pods.shell("n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.2; done",
-                            name="ticker", **AS_USER),
+                            name="ticker", **pods.AS_USER),
                  handler="restricted"),
         namespace=namespace,
     )  # fmt: skip
@@ -59,7 +58,7 @@ def test_the_runtime_killed_with_kill_9(
     assert after == list(range(1, len(after) + 1)), "a line was lost"
     assert restarts(cluster, namespace) == [0, 0]
     assert cluster.exec("server", "true", namespace=namespace) == ""
-    cluster.apply(pods.pod("next", pods.busybox("sleep", "1000", **AS_USER), handler="restricted"),
+    cluster.apply(pods.pod("next", pods.busybox("sleep", "1000", **pods.AS_USER), handler="restricted"),
                   namespace=namespace)  # fmt: skip
     cluster.wait_ready("next", namespace)
 
@@ -126,7 +125,7 @@ def test_a_crashed_container_is_restarted_and_its_last_log_kept(
     cluster: Cluster, namespace: str
 ) -> None:
     cluster.apply(
-        pods.pod("crasher", pods.shell("echo life of $(cut -d. -f1 /proc/uptime); exit 3", **AS_USER),
+        pods.pod("crasher", pods.shell("echo life of $(cut -d. -f1 /proc/uptime); exit 3", **pods.AS_USER),
                  handler="restricted"),
         namespace=namespace,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -14,7 +14,6 @@ from e2e.framework import pods
 from e2e.framework.cluster import Cluster
 from e2e.framework.waiting import wait_for
 
-AS_USER = {"securityContext": {"runAsUser": 1000, "runAsGroup": 1000}}
 METRICS = "http://127.0.0.1:9475"
 OURS = {
     "policy.admit", "images.pull", "images.snapshot", "network.attach", "sandbox.namespaces",
@@ -52,7 +51,7 @@ def traced(cluster: Cluster) -> Iterator[str]:
     patch("tracing", None, cluster)
 
 
-def patch(field: str, value: Any, cluster: Cluster) -> None:
+def patch(field: str, value: object, cluster: Cluster) -> None:
     cluster.kubectl("patch", "noderuntime", "restricted", "--type=merge", "-p",
                     json.dumps({"spec": {field: value}}))  # fmt: skip
 
@@ -69,7 +68,7 @@ def patch(field: str, value: Any, cluster: Cluster) -> None:
 
 def test_a_pods_start_is_one_trace(cluster: Cluster, namespace: str, traced: str) -> None:
     cluster.apply(
-        pods.pod("traced", pods.busybox("sleep", "100000", imagePullPolicy="Always", **AS_USER),
+        pods.pod("traced", pods.busybox("sleep", "100000", imagePullPolicy="Always", **pods.AS_USER),
                  handler=traced),
         namespace=namespace,
     )  # fmt: skip
