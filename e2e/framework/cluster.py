@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from e2e.cluster import census, processes
-from e2e.cluster.layout import Layout, node_name
+from e2e.cluster.layout import RUNTIME_STATE, Layout, node_name
 from e2e.cluster.state import State
 from e2e.framework.kube import Api, Json, Kubectl
 from e2e.framework.waiting import wait_for
@@ -103,6 +104,11 @@ class Cluster:
         started = processes.start_time(pid)
         os.kill(pid, sign)
         wait_for(f"{component} gone", lambda: not processes.is_alive(pid, started), 20)
+
+    def kill_container(self, container_id: str) -> None:
+        """SIGKILL to a container's first process, as an OOM or a bug does."""
+        record = json.loads((RUNTIME_STATE / "containers" / f"{container_id}.json").read_text())
+        os.kill(int(record["pid"]), signal.SIGKILL)
 
     def restart(self, *arguments: str) -> None:
         """Start again what had ended: `up` on what is left."""

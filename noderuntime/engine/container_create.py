@@ -155,7 +155,8 @@ async def _write_spec(work: ContainerWork) -> None:
     facts = ImageFacts(config=work.image.config, user=user)
     sandbox = work.sandbox
     host = await node.disk.run(admission.host_facts, record.config)
-    grant = admission.admit_container(work.handler, sandbox.config, record.config, facts, host)
+    judged = replace(record.config, image_reference=record.image_reference)
+    grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
     devices = await node.disk.run(device_nodes, record.config, privileged=grant.privileged)
     layout = replace(layout_of(node, sandbox, record, host.real_paths), devices=devices)
     document = spec.build(grant, layout)

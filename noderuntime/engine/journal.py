@@ -72,9 +72,8 @@ class Journal:
 
     async def load(self) -> tuple[Intent, ...]:
         """Return all intents; one that cannot be read is set aside (see ``leftovers``)."""
-        await self._disk.run(self._directory.mkdir, 0o700, parents=True, exist_ok=True)
         intents: list[Intent] = []
-        for file in await self._disk.run(sorted, self._directory.glob("*.json")):
+        for file in await self._disk.open_folder(self._directory):
             try:
                 intent = _INTENT.validate_json(await self._disk.read(file))
                 if file != self._file(intent):

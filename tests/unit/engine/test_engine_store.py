@@ -117,6 +117,14 @@ async def test_an_intent_is_there_until_it_is_ended(tmp_path: Path) -> None:
     assert await Journal(tmp_path, Disk()).load() == ()
 
 
+async def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+    await loaded(tmp_path)
+    torn = tmp_path / "sandboxes" / ("a" * 64 + ".json.tmp")
+    torn.write_bytes(b'{"id"')
+    assert (await loaded(tmp_path)).sandboxes.all() == ()
+    assert not torn.exists()
+
+
 async def test_an_intent_is_set_aside_when_it_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "run_sandbox-x.json").write_bytes(b"{")
     assert await Journal(tmp_path, Disk()).load() == ()
