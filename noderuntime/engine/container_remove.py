@@ -45,6 +45,7 @@ async def _stop(work: ContainerWork) -> None:
 async def _forget(work: ContainerWork) -> None:
     await drop_record(work)
     await work.node.journal.end_others(work.intent(REMOVE_CONTAINER.name))
+    work.node.stop_deadlines.pop(work.record.id, None)
     work.node.endings.wake(work.record.id)
 
 

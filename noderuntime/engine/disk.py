@@ -56,7 +56,7 @@ class Disk:
         return data
 
     async def remove_tree(self, path: Path) -> None:
-        """Remove a folder with all in it; none is success. Nothing may be mounted below it."""
+        """Remove a folder with all in it; none is success. Raises HostError for mounts below it."""
         await self.run(_remove_tree, path)
 
     async def open_folder(self, directory: Path) -> tuple[Path, ...]:
@@ -80,6 +80,9 @@ def _open_folder(directory: Path) -> tuple[Path, ...]:
 
 
 def _remove_tree(path: Path) -> None:
+    # An unmount that failed must not end in the removal of what is mounted.
+    if f" {path}/" in Path("/proc/self/mountinfo").read_text():
+        raise HostError(f"cannot remove {path}: something is still mounted below it")
     try:
         shutil.rmtree(path)
     except FileNotFoundError:

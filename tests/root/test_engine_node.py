@@ -142,6 +142,23 @@ async def test_a_pod_with_the_nodes_namespaces_runs(node: RealNode, engine: Engi
     assert int(words[1]) > 10
 
 
+async def test_nothing_of_a_container_runs_on_when_it_was_stopped_on_the_nodes_pids(
+    node: RealNode, engine: Engine
+) -> None:
+    namespaces = Namespaces(pid=NamespaceMode.NODE)
+    sandbox_id = await engine.run_sandbox(replace(node.sandbox(), namespaces=namespaces), "")
+    script = (
+        f"busybox sh -c 'trap : TERM; while :; do sleep 0.05; done' nr-engine-{node.token} & wait"
+    )
+    container = replace(
+        node.container(script=script), security=ContainerSecurity(namespaces=namespaces)
+    )
+    container_id = await engine.create_container(sandbox_id, container)
+    await engine.start_container(container_id)
+    await engine.stop_container(container_id, 0.0)
+    assert [line for line in node.processes() if "conmon" not in line] == []
+
+
 async def test_a_pod_runs_and_logs_on_when_its_runtime_is_replaced(node: RealNode) -> None:
     empty = node.census()
     first = node.engine()

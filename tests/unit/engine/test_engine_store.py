@@ -12,7 +12,7 @@ from noderuntime.engine.disk import Disk
 from noderuntime.engine.journal import Intent, Journal
 from noderuntime.engine.state import SandboxId, SandboxRecord, SandboxState
 from noderuntime.engine.store import Store
-from noderuntime.errors import NotFoundError
+from noderuntime.errors import HostError, NotFoundError
 from noderuntime.policy.model import Dns, PodIdentity, PortMapping, SandboxConfig
 
 
@@ -129,3 +129,17 @@ async def test_an_intent_is_set_aside_when_it_cannot_be_read(tmp_path: Path) -> 
     (tmp_path / "run_sandbox-x.json").write_bytes(b"{")
     assert await Journal(tmp_path, Disk()).load() == ()
     assert (tmp_path / "run_sandbox-x.json.corrupt").exists()
+
+
+async def test_a_folder_is_not_removed_when_something_is_mounted_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "rootfs").mkdir(parents=True)
+    line = f"1 2 0:3 / {tmp_path}/here/rootfs rw - overlay overlay rw\n"
+    read_text = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda p: line if p.name == "mountinfo" else read_text(p)
+    )
+    with pytest.raises(HostError, match="still mounted below"):
+        await Disk().remove_tree(tmp_path / "here")
+    await Disk().remove_tree(tmp_path / "here" / "rootfs")
