@@ -106,7 +106,7 @@ class Api:
         return found
 
     def list(self, kind: str, namespace: str = "default", selector: str = "") -> list[Json]:
-        """All objects of a kind, in a namespace if it has one; labels as `a=b`."""
+        """All objects of a kind; namespace "" is all of them; labels as `a=b`."""
         query = f"?labelSelector={selector.replace('=', '%3D')}" if selector else ""
         status, found = self.call("GET", f"{_path(kind, namespace)}{query}")
         assert status == 200, found
@@ -121,4 +121,5 @@ class Api:
 
 
 def _path(kind: str, namespace: str) -> str:
-    return PATHS[kind].format(namespace=namespace)
+    path = PATHS[kind].format(namespace=namespace)
+    return path if namespace else path.replace("/namespaces//", "/")

@@ -136,7 +136,7 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
     small = build_image([File("f", b"x")])
     disk = tmp_path / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "nr-images", str(disk)], check=True)  # noqa: ASYNC221
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "nr-images", str(disk)], check=True)
     try:
         store = ImageStore(disk / "state", tmp_path)
         await store.recover()
@@ -146,7 +146,7 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
         assert census(disk) == empty
         assert (await store.pull(registry.add("b", "1", small))).id == small.id
     finally:
-        subprocess.run(["umount", str(disk)], check=True)  # noqa: ASYNC221
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 async def test_an_unreachable_registry_has_the_kubelets_error(store: ImageStore) -> None:

@@ -252,16 +252,17 @@ async def test_a_remove_that_failed_is_done_by_the_next_start(world: World) -> N
     await again.close()
 
 
+@pytest.mark.slow
 async def test_a_stop_goes_on_with_the_rest_of_its_grace_after_a_restart(world: World) -> None:
     world.ignored_signals.add(2)
     _, container_id = await with_container(world)
     frozen = await restarted(world)
-    stop = asyncio.Task(frozen.stop_container(container_id, 0.1))
+    stop = asyncio.Task(frozen.stop_container(container_id, 0.7))
     while "runtime.kill SIGINT" not in world.calls:
         await asyncio.sleep(0.001)
     engine = await restarted(world)
     assert engine.container(container_id).state is ContainerState.RUNNING
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(5):
         await engine.stop_container(container_id, 3600.0)  # joins the stop that goes on
     assert engine.container(container_id).exit_code == 137
     await engine.close()
