@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/local/go/bin
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .DEFAULT_GOAL := help
@@ -21,14 +21,14 @@ down: venv ## take it away again, with everything that it left
 	$(PY) -m e2e.cluster down
 
 check: venv ## seconds: format, lint, types, imports, generated files, unit tests
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target \
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target \
 		check-unit check-pyright check-mypy check-lint check-format check-imports check-generated
 	@echo "make check: all is well"
 
 test: check root e2e ## everything: check, tests that need root, the real cluster
 
-root: venv packages ## tests on real namespaces, mounts and OCI runtimes
-	$(PY) -m pytest tests/root tests/contract
+root: venv packages ## tests on real namespaces, mounts and OCI runtimes, and with hostile input
+	$(PY) -m pytest tests/root tests/contract tests/fuzz
 
 e2e: venv ## tests on the real cluster, which is made if it is not up
 	$(PY) -m pytest e2e
@@ -72,7 +72,7 @@ check-format:
 	@ruff format --check --quiet . || { echo "run: ruff format ." >&2; exit 1; }
 
 check-lint:
-	@ruff check --quiet .
+	@ruff check --quiet --output-format concise .
 
 check-mypy:
 	@mypy --no-error-summary

@@ -16,8 +16,7 @@ import pytest
 from e2e.cluster import census, processes
 from e2e.cluster.layout import Layout, this_layout
 from e2e.cluster.state import State
-from e2e.framework.cluster import Cluster, run_command
-from e2e.framework.waiting import wait_for
+from e2e.framework.cluster import Cluster, assert_as_before, run_command
 
 TEST_S = 180
 
@@ -58,7 +57,7 @@ def cluster(layout: Layout) -> Iterator[Cluster]:
     if was_up or os.environ.get("NODERUNTIME_KEEP"):
         return
     run_command(layout, "down")
-    wait_for("the machine as it was", lambda: not census.differences(before, census.take()), 20)
+    assert_as_before(before)
 
 
 @pytest.fixture

@@ -72,11 +72,17 @@ def take() -> Census:
     }
 
 
-def differences(before: Census, after: Census) -> dict[str, list[str]]:
-    """What is new (+) and what is gone (-), by topic; empty if nothing is."""
+def differences(before: Census, after: Census, others: str = "") -> dict[str, list[str]]:
+    """What is new (+) and what is gone (-), by topic; empty if nothing is.
+
+    `others` is a pattern of what other programs make on this machine meanwhile.
+    """
     found: dict[str, list[str]] = {}
     for topic in before:
-        old, new = set(before[topic]), set(after[topic])
+        old, new = (
+            {line for line in taken[topic] if not (others and re.search(others, line))}
+            for taken in (before, after)
+        )
         lines = [f"+ {line}" for line in sorted(new - old)]
         if topic != "processes":  # others' programs may end meanwhile
             lines += [f"- {line}" for line in sorted(old - new)]

@@ -223,6 +223,7 @@ def kubelet(layout: Layout, *, tracing: bool) -> Command:
         "evictionHard": {},
         "imageGCHighThresholdPercent": 100,
         "oomScoreAdj": 0,
+        "nodeStatusUpdateFrequency": "4s",  # new handlers are told in seconds
         "serializeImagePulls": False,
         "registerWithTaints": [],
     }

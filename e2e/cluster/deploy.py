@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -140,9 +140,16 @@ def _wait(layout: Layout, namespace: str, *words: str) -> None:
 def apply_examples(layout: Layout) -> bool:
     """Apply ``examples/`` and wait until its Pods are ready; False if all was so already."""
     folder = layout.repository / "examples"
-    if not folder.is_dir():
+    files = sorted(folder.glob("*.yaml"))
+    if not files:
         return False
-    out = _apply(layout, folder)
+    # First what is declared of nodes: a Pod that comes before its handler is refused, and tried
+    # again only after a while.
+    ours = [file for file in files if "apiVersion: noderuntime.io/" in file.read_text()]
+    out = _apply(layout, ours)
+    declared = ("wait", "--for=condition=Ready", "noderuntime", "--all")
+    kubectl(layout, *declared, f"--timeout={READY_S:.0f}s", timeout_s=READY_S + 10)
+    out += _apply(layout, files)
     listed = kubectl(layout, "get", "-f", str(folder), "-o", "json")
     items: list[dict[str, Any]] = json.loads(listed).get("items", [])
     for item in items:
@@ -151,15 +158,27 @@ def apply_examples(layout: Layout) -> bool:
             wait_rollout(layout, namespace, name)
         elif item["kind"] == "Pod":
             _wait(layout, namespace, "wait", "--for=condition=Ready", f"pod/{name}")
+    _wait_handlers(layout)
     return any(line and not line.endswith("unchanged") for line in out.splitlines())
 
 
-def _apply(layout: Layout, folder: Path) -> str:
+def _wait_handlers(layout: Layout) -> None:
+    """Wait until the node tells of the declared handlers: the kubelet looks at them now and then."""
+    listed = kubectl(layout, "get", "noderuntimes", "-o", "jsonpath={.items[*].spec.handler}")
+    deadline = time.monotonic() + READY_S
+    path = "jsonpath={.items[*].status.runtimeHandlers[*].name}"
+    while not set(listed.split()) <= set(kubectl(layout, "get", "nodes", "-o", path).split()):
+        if time.monotonic() > deadline:
+            raise ClusterError(f"the node does not tell of the handlers {listed}")
+        time.sleep(0.5)
+
+
+def _apply(layout: Layout, files: Sequence[Path]) -> str:
     # The API server takes a CRD's objects a moment after the CRD.
     deadline = time.monotonic() + 30
     while True:
         try:
-            return kubectl(layout, "apply", "-f", str(folder))
+            return kubectl(layout, "apply", *(f"-f={file}" for file in files))
         except ClusterError:
             if time.monotonic() > deadline:
                 raise

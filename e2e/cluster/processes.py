@@ -21,7 +21,6 @@ from e2e.cluster.layout import MARKER, Layout
 from e2e.cluster.state import ClusterError, State
 
 TERM_S: Final = 3.0  # what the cluster stores is thrown away, so nobody needs long to end
-_children: Final[list[subprocess.Popen[bytes]]] = []  # kept, so that nobody warns of them
 
 
 def start_time(pid: int) -> int:
@@ -152,7 +151,7 @@ def start(state: State, layout: Layout, command: Command) -> bool:
             env=layout.environment() | dict(command.environment),
             start_new_session=True,
         )
-    _children.append(child)
+    child.returncode = 0  # it outlives us and is known by its PID: no warning that it still runs
     state.update(entry, pid=child.pid, started=start_time(child.pid))
     return True
 

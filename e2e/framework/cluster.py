@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,8 +10,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from e2e.cluster import processes
-from e2e.cluster.layout import Layout, node_name
+from e2e.cluster import census, processes
+from e2e.cluster.layout import RUNTIME_STATE, Layout, node_name
 from e2e.cluster.state import State
 from e2e.framework.kube import Api, Json, Kubectl
 from e2e.framework.waiting import wait_for
@@ -104,6 +105,11 @@ class Cluster:
         os.kill(pid, sign)
         wait_for(f"{component} gone", lambda: not processes.is_alive(pid, started), 20)
 
+    def kill_container(self, container_id: str) -> None:
+        """SIGKILL to a container's first process, as an OOM or a bug does."""
+        record = json.loads((RUNTIME_STATE / "containers" / f"{container_id}.json").read_text())
+        os.kill(int(record["pid"]), signal.SIGKILL)
+
     def restart(self, *arguments: str) -> None:
         """Start again what had ended: `up` on what is left."""
         run_command(self.layout, "up", *arguments)
@@ -112,6 +118,21 @@ class Cluster:
 def _is_ready(pod: Json) -> bool:
     conditions: list[dict[str, str]] = pod["status"].get("conditions", [])
     return {"Ready": "True"}.items() <= {c["type"]: c["status"] for c in conditions}.items()
+
+
+def assert_as_before(before: census.Census, limit_s: float = 20) -> None:
+    """The machine is as the census says, soon; raises AssertionError with what is not.
+
+    NODERUNTIME_CENSUS_OTHERS is a pattern of what other programs make on this machine meanwhile.
+    """
+    others = os.environ.get("NODERUNTIME_CENSUS_OTHERS", "")
+
+    def is_same() -> bool:
+        found = census.differences(before, census.take(), others)
+        assert not found, census.as_text(found)
+        return True
+
+    wait_for("the machine as it was", is_same, limit_s)
 
 
 def run_command(layout: Layout, *words: str, timeout_s: float = UP_S) -> str:

@@ -14,8 +14,7 @@ from e2e.cluster import census
 from e2e.cluster.layout import Layout
 from e2e.cluster.state import State
 from e2e.conftest import is_up
-from e2e.framework.cluster import Cluster, run_command
-from e2e.framework.waiting import wait_for
+from e2e.framework.cluster import Cluster, assert_as_before, run_command
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -30,16 +29,7 @@ def machine(layout: Layout) -> Iterator[census.Census]:
         yield before
     finally:
         run_command(layout, "down")
-    assert_same(before)
-
-
-def assert_same(before: census.Census) -> None:
-    def is_same() -> bool:
-        found = census.differences(before, census.take())
-        assert not found, census.as_text(found)
-        return True
-
-    wait_for("the machine as it was", is_same, 20)
+    assert_as_before(before)
 
 
 def cut_off(layout: Layout, line: str) -> None:
@@ -119,8 +109,8 @@ def test_a_second_up_changes_nothing_and_a_second_down_neither(
 
     assert "up already" in out
     assert State(layout.state).find("process", name="kubelet")
-    assert not census.differences(before, census.take())
+    assert_as_before(before)
     assert Cluster(layout).kubectl("get", "pods", "-A", "-o", "name") == pods
     run_command(layout, "down")
-    assert_same(machine)
+    assert_as_before(machine)
     run_command(layout, "down")

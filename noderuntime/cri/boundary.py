@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeAlias
@@ -156,7 +156,7 @@ def _read(method: Method, raw: bytes) -> Message:
 
 
 @contextmanager
-def _traced(method: Method, context: Context) -> Iterator[None]:
+def _traced(method: Method, context: Context) -> Generator[None]:
     started = time.monotonic()
     with (
         trace.remote_parent(_traceparent(context)),

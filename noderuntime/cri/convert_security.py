@@ -85,8 +85,9 @@ def container_security(
     field = "linux.security_context"
     _refuse_selinux(field, context.selinux_options)
     _refuse_apparmor(field, context, host)
-    if context.apparmor_profile and not context.HasField("apparmor"):
-        _refuse_deprecated_apparmor(field, context.apparmor_profile, host)
+    old_profile = str(_deprecated(context, "apparmor_profile"))
+    if old_profile and not context.HasField("apparmor"):
+        _refuse_deprecated_apparmor(field, old_profile, host)
     _refuse_strict_groups(field, context.supplemental_groups_policy)
     if context.capabilities.add_ambient_capabilities:
         raise InvalidArgumentError(
@@ -151,11 +152,16 @@ def _refuse_user_namespace(field: str, asked: pb.UserNamespace) -> None:
 
 
 def _seccomp(field: str, context: _Context) -> SecurityProfileRef:
-    if context.seccomp_profile_path and not context.HasField("seccomp"):
+    if _deprecated(context, "seccomp_profile_path") and not context.HasField("seccomp"):
         raise InvalidArgumentError(f"{field}.seccomp_profile_path: is deprecated; use seccomp")
     if not context.HasField("seccomp"):
         return SecurityProfileRef()
     return _profile(f"{field}.seccomp", context.seccomp)
+
+
+def _deprecated(context: _Context, name: str) -> object:
+    """Read a deprecated field, to refuse it: type checkers would rather have it left unread."""
+    return getattr(context, name)
 
 
 def _profile(field: str, profile: pb.SecurityProfile) -> SecurityProfileRef:

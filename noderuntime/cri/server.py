@@ -23,7 +23,7 @@ from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
     from google.protobuf.descriptor import ServiceDescriptor
@@ -133,7 +133,7 @@ def _answers(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _umask(mask: int) -> Iterator[None]:
+def _umask(mask: int) -> Generator[None]:
     before = os.umask(mask)
     try:
         yield

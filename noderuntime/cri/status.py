@@ -63,7 +63,7 @@ def node_info(node: NodeStatus) -> str:
         {
             "revision": node.revision,
             "revisionError": node.revision_error,
-            "handlers": [handler.name for handler in node.handlers if handler.name],
+            "handlers": list(node.revision_handlers),
             "staleContainers": list(node.stale_containers),
         }
     )

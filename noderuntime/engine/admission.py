@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noderuntime.errors import DeniedError, InvalidArgumentError
-from noderuntime.policy import decide
+from noderuntime.policy import capabilities, decide
 from noderuntime.policy.denial import Denial
 from noderuntime.policy.model import HostFacts, NamespaceMode
+from noderuntime.telemetry import metrics
 from noderuntime.telemetry.trace import span
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_OWN_NAME = re.compile(r"\[.*\]")
+
 
 def admit_sandbox(handler: Handler, config: SandboxConfig) -> SandboxGrant:
     """Return what the sandbox gets. Raises DeniedError, InvalidArgumentError."""
@@ -35,7 +39,7 @@ def admit_sandbox(handler: Handler, config: SandboxConfig) -> SandboxGrant:
     with span("policy.admit", handler=handler.name):
         answer = decide.admit_sandbox(handler.rules, config)
     if isinstance(answer, Denial):
-        raise DeniedError(answer.sentence())
+        raise _denied(answer)
     _report(handler, answer.findings, answer.changes)
     return answer
 
@@ -45,7 +49,7 @@ def admit_image(handler: Handler, reference: str) -> None:
     with span("policy.admit", handler=handler.name):
         denial = decide.admit_image(handler.rules, reference)
     if denial is not None:
-        raise DeniedError(denial.sentence())
+        raise _denied(denial)
 
 
 def admit_image_of(handler: Handler, config: ContainerConfig, image: Image) -> str:
@@ -62,7 +66,7 @@ def admit_image_of(handler: Handler, config: ContainerConfig, image: Image) -> s
     for name, denial in zip(names, denials, strict=True):
         if denial is None:
             return name
-    raise DeniedError(next(denial.sentence() for denial in denials if denial is not None))
+    raise _denied(next(denial for denial in denials if denial is not None))
 
 
 def admit_container(
@@ -76,7 +80,7 @@ def admit_container(
     with span("policy.admit", handler=handler.name):
         answer = decide.admit_container(handler.rules, sandbox, container, image, host)
     if isinstance(answer, Denial):
-        raise DeniedError(answer.sentence())
+        raise _denied(answer)
     _report(handler, answer.findings, answer.changes)
     return answer
 
@@ -86,7 +90,7 @@ def admit_resources(handler: Handler, resources: Resources) -> Resources:
     with span("policy.admit", handler=handler.name):
         answer = decide.admit_resources(handler.rules, resources)
     if isinstance(answer, Denial):
-        raise DeniedError(answer.sentence())
+        raise _denied(answer)
     return answer
 
 
@@ -110,7 +114,11 @@ def host_facts(container: ContainerConfig) -> HostFacts:
                 f"container {container.name}: mount at {mount.container_path}: host path "
                 f"{mount.host_path} cannot be used: {error}"
             ) from error
-    return HostFacts(mountinfo=Path("/proc/self/mountinfo").read_text(), real_paths=real)
+    return HostFacts(
+        mountinfo=Path("/proc/self/mountinfo").read_text(),
+        real_paths=real,
+        capabilities=capabilities.of_status(Path("/proc/self/status").read_text()),
+    )
 
 
 def require_namespaces(namespaces: Namespaces) -> None:
@@ -126,8 +134,19 @@ def require_namespaces(namespaces: Namespaces) -> None:
             raise InvalidArgumentError(f"{field}.{name}: {mode} is not served; use POD or NODE")
 
 
+def _denied(denial: Denial) -> DeniedError:
+    metrics.count_denial(denial.profile, _field(denial))
+    return DeniedError(denial.sentence())
+
+
+def _field(denial: Denial) -> str:
+    """Return the field without names of the Pod's own: a label must not have a value for each Pod."""
+    return _OWN_NAME.sub("", denial.field.removeprefix(f"containers[{denial.container}]."))
+
+
 def _report(handler: Handler, findings: tuple[Denial, ...], changes: tuple[str, ...]) -> None:
     for finding in findings:
+        metrics.count_finding(finding.profile, _field(finding))
         _log.warning(
             "the profile would refuse this",
             extra={"handler": handler.name, "finding": finding.sentence()},

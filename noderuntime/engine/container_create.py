@@ -155,7 +155,8 @@ async def _write_spec(work: ContainerWork) -> None:
     facts = ImageFacts(config=work.image.config, user=user)
     sandbox = work.sandbox
     host = await node.disk.run(admission.host_facts, record.config)
-    grant = admission.admit_container(work.handler, sandbox.config, record.config, facts, host)
+    judged = replace(record.config, image_reference=record.image_reference)
+    grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
     devices = await node.disk.run(device_nodes, record.config, privileged=grant.privileged)
     layout = replace(layout_of(node, sandbox, record, host.real_paths), devices=devices)
     document = spec.build(grant, layout)
@@ -223,7 +224,7 @@ CREATE_CONTAINER: Final[Verb[ContainerWork]] = Verb(
     name="create_container",
     steps=(
         Step(name="bundle", do=_make_bundle, undo=remove_bundle),
-        Step(name="snapshot", do=_prepare, undo=discard_snapshot, span="images.snapshot"),
+        Step(name="snapshot", do=_prepare, undo=discard_snapshot),
         Step(name="rootfs", do=_mount_root, undo=unmount_root),
         Step(name="spec", do=_write_spec),
         Step(name="record", do=_commit, undo=drop_record),

@@ -93,10 +93,11 @@ async def remove_monitor(work: ContainerWork) -> None:
 
 
 async def _undo_create(work: ContainerWork) -> None:
+    # The monitor first: until it is gone it may still be starting what the rest takes away.
     try:
-        await release_process(work)
-    finally:
         await remove_monitor(work)
+    finally:
+        await release_process(work)
 
 
 async def _oci_start(work: ContainerWork) -> None:

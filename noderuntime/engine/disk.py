@@ -59,6 +59,10 @@ class Disk:
         """Remove a folder with all in it; none is success. Nothing may be mounted below it."""
         await self.run(_remove_tree, path)
 
+    async def open_folder(self, directory: Path) -> tuple[Path, ...]:
+        """Make the folder if missing; return its JSON files. What a kill left half written goes."""
+        return await self.run(_open_folder, directory)
+
     async def set_aside(self, path: Path) -> None:
         """Rename a file that cannot be read to ``NAME.corrupt``."""
         await self.run(path.rename, path.with_name(path.name + ".corrupt"))
@@ -66,6 +70,13 @@ class Disk:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(wait=True)
+
+
+def _open_folder(directory: Path) -> tuple[Path, ...]:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for torn in directory.glob("*" + durable.TEMPORARY_SUFFIX):
+        torn.unlink()
+    return tuple(sorted(directory.glob("*.json")))
 
 
 def _remove_tree(path: Path) -> None:

@@ -65,6 +65,7 @@ class NodeStatus:
     revision: str  # the digest that is served, "" where there is none
     revision_error: str  # why the declared revision is not served, "" when it is
     stale_containers: tuple[str, ...]  # "namespace/pod/container" that run under an older revision
+    revision_handlers: tuple[str, ...] = ()  # of ``handlers``, those that the revision declares
 
 
 class Engine:
@@ -98,13 +99,14 @@ class Engine:
             async with asyncio.TaskGroup() as group:
                 group.create_task(exits.watch_exits(self._node))
                 group.create_task(exits.watch_running(self._node))
+                group.create_task(recovery.watch_unfinished(self._node))
                 group.create_task(self._node.handlers.watch())
         finally:
             await self.close()
 
-    async def close(self) -> None:
+    async def close(self, *, grace_s: float = SHUTDOWN_GRACE_S) -> None:
         """Let the jobs under way end, for a while; then cancel them, which undoes them."""
-        await self._node.jobs.close(SHUTDOWN_GRACE_S)
+        await self._node.jobs.close(grace_s)
         self._node.disk.close()
 
     async def run_sandbox(self, config: SandboxConfig, handler: str) -> SandboxId:
@@ -224,6 +226,7 @@ class Engine:
             revision=handlers.revision,
             revision_error=handlers.error,
             stale_containers=self._stale(),
+            revision_handlers=handlers.declared(),
         )
 
     def _stale(self) -> tuple[str, ...]:

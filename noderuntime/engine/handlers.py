@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inotify_simple import INotify, flags
-
 from noderuntime.api.revision import Revision, RevisionHandler, digest_of
 from noderuntime.errors import ConfigError, FailedPreconditionError, NodeRuntimeError
 from noderuntime.host import durable
+from noderuntime.host.watch import Renames
 from noderuntime.policy.load import rules_of
 
 if TYPE_CHECKING:
@@ -29,16 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 8 * 1024 * 1024
-LOOK_AGAIN_S = 5.0  # where the revision's folder is not there (yet), or inotify lost events
-_CHANGES = (
-    flags.CREATE
-    | flags.MOVED_TO
-    | flags.MOVED_FROM
-    | flags.DELETE
-    | flags.CLOSE_WRITE
-    | flags.DELETE_SELF
-    | flags.MOVE_SELF
-)
+LOOK_AGAIN_S = 5.0  # for a file that is written in place, or a folder that is not there yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +99,17 @@ class HandlerTable:
         """Return the names of all handlers; the first is "", the default."""
         return ("", *sorted({*self._own, *self._declared}))
 
+    def declared(self) -> tuple[str, ...]:
+        """Return the names of the handlers that the revision declares."""
+        return tuple(sorted(self._declared))
+
     def programs(self) -> tuple[Path, ...]:
         """Return every OCI runtime that a handler names now."""
         handlers = (*self._own.values(), *self._declared.values())
         return tuple(sorted({handler.oci_runtime for handler in handlers}))
 
     async def watch(self) -> None:
-        """Refresh when the file's folder changes, and every few seconds anyway, until cancelled."""
+        """Refresh when a file is renamed into place, and every few seconds, until cancelled."""
         while True:
             self.refresh()
             await _wait_for_change(self._path.parent, LOOK_AGAIN_S)
@@ -168,22 +161,12 @@ def _identity(path: Path) -> tuple[int, ...] | None:
 
 
 async def _wait_for_change(directory: Path, timeout_s: float) -> None:
-    loop = asyncio.get_running_loop()
-    changed = asyncio.Event()
-    inotify = INotify(nonblocking=True)
+    """Return when a file was renamed into the folder, or after ``timeout_s``."""
     try:
-        try:
-            inotify.add_watch(os.fspath(directory), _CHANGES)
-        except OSError:
-            await asyncio.sleep(timeout_s)
-            return
-        loop.add_reader(inotify.fileno(), changed.set)
-        try:
+        with Renames(directory) as renames:
             async with asyncio.timeout(timeout_s):
-                await changed.wait()
-        except TimeoutError:
-            return
-        finally:
-            loop.remove_reader(inotify.fileno())
-    finally:
-        inotify.close()
+                await anext(renames)
+    except TimeoutError:
+        return
+    except OSError:  # the folder is not there
+        await asyncio.sleep(timeout_s)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from noderuntime.engine import admission
-from noderuntime.errors import NotFoundError
-from noderuntime.telemetry.trace import span
+from noderuntime.errors import NodeRuntimeError, NotFoundError
+from noderuntime.telemetry import metrics
 
 if TYPE_CHECKING:
     from noderuntime.engine.node import Node
@@ -19,8 +20,16 @@ async def pull_image(
 ) -> Image:
     """Pull it, if the handler may have it. Raises DeniedError, ImageError."""
     admission.admit_image(node.handlers.get(handler), reference)
-    with span("images.pull", reference=reference):
-        return await node.parts.images.pull(reference, credentials)
+    started, outcome = time.monotonic(), "Cancelled"
+    try:
+        image = await node.parts.images.pull(reference, credentials)
+        outcome = "succeeded"
+    except NodeRuntimeError as error:
+        outcome = error.reason
+        raise
+    finally:
+        metrics.observe_pull(outcome, time.monotonic() - started)
+    return image
 
 
 async def remove_image(node: Node, reference: str) -> None:

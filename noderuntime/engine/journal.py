@@ -46,6 +46,7 @@ class Journal:
         self._directory = directory
         self._disk = disk
         self._open: dict[str, set[Path]] = {}  # ID -> files
+        self._unfinished: dict[Path, Intent] = {}
 
     async def begin(self, intent: Intent) -> None:
         """Write the intent; a second one of the same verb and object replaces the first."""
@@ -56,6 +57,14 @@ class Journal:
         """Forget the intent. Not fsynced: one that comes back finds nothing to undo or do."""
         await self._forget(intent.id, self._file(intent))
 
+    def keep(self, intent: Intent) -> None:
+        """Remember an intent whose undo failed: it is tried again later, not only at a restart."""
+        self._unfinished[self._file(intent)] = intent
+
+    def unfinished(self) -> tuple[Intent, ...]:
+        """Return the intents that were kept and not ended since."""
+        return tuple(self._unfinished.values())
+
     async def end_others(self, intent: Intent) -> None:
         """Forget what failed before on the same object, which is gone now."""
         for file in self._open.get(intent.id, set()) - {self._file(intent)}:
@@ -63,11 +72,12 @@ class Journal:
 
     async def load(self) -> tuple[Intent, ...]:
         """Return all intents; one that cannot be read is set aside (see ``leftovers``)."""
-        await self._disk.run(self._directory.mkdir, 0o700, parents=True, exist_ok=True)
         intents: list[Intent] = []
-        for file in await self._disk.run(sorted, self._directory.glob("*.json")):
+        for file in await self._disk.open_folder(self._directory):
             try:
                 intent = _INTENT.validate_json(await self._disk.read(file))
+                if file != self._file(intent):
+                    raise ValueError(f"is not of {intent.verb} of {intent.id}")  # noqa: TRY301
             except (NodeRuntimeError, ValueError) as error:
                 await self._disk.set_aside(file)
                 _log.error(
@@ -81,6 +91,7 @@ class Journal:
 
     async def _forget(self, object_id: str, file: Path) -> None:
         await self._disk.forget(file)
+        self._unfinished.pop(file, None)
         files = self._open.get(object_id, set())
         files.discard(file)
         if not files:

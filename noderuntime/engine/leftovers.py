@@ -59,9 +59,10 @@ def _names(directory: Path) -> tuple[str, ...]:
 def _of_container(node: Node, container_id: ContainerId) -> Iterator[Action]:
     parts, paths = node.parts, node.paths
     cgroup_path = _cgroup_path(paths.spec(container_id))
+    # The monitor first: until it is gone it may still be starting what the rest takes away.
+    yield lambda: parts.monitor.remove(container_id)
     for program in node.handlers.programs():
         yield partial(parts.runtimes(program).delete, container_id)
-    yield lambda: parts.monitor.remove(container_id)
     if cgroup_path:
         yield lambda: parts.cgroups.remove(cgroup_path)
     yield lambda: parts.mounts.unmount(paths.rootfs(container_id))

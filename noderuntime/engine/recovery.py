@@ -8,6 +8,7 @@ Nothing in here keeps the runtime from starting: a failure is logged, its intent
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -30,6 +31,7 @@ from noderuntime.engine.state import ContainerRecord, ContainerState, SandboxSta
 from noderuntime.engine.steps import carry_through, take_back
 from noderuntime.engine.work import ContainerWork, SandboxWork
 from noderuntime.errors import NodeRuntimeError
+from noderuntime.host import durable
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ ORDER = (
     STOP_SANDBOX.name,
     REMOVE_SANDBOX.name,
 )
+UNDONE = (CREATE_CONTAINER.name, RUN_SANDBOX.name)  # nobody but us knows these IDs: no one retries
+TRY_AGAIN_S = 30.0
 
 
 async def recover(node: Node, boot_id: str) -> None:
@@ -55,36 +59,51 @@ async def recover(node: Node, boot_id: str) -> None:
     node.handlers.refresh()
     rebooted = await node.disk.run(is_rebooted, node, boot_id)
     for intent in sorted(await node.journal.load(), key=_order):
-        await _tried("an intent", intent.id, _settle(node, intent))
+        await _settle_or_keep(node, intent)
     await _settle_sandboxes(node, rebooted=rebooted)
     await _settle_containers(node, rebooted=rebooted)
     await leftovers.remove_all(node, *corrupted)
-    await node.disk.run(node.paths.boot_id.write_text, boot_id)
+    await node.disk.write(node.paths.boot_id, boot_id.encode())
+
+
+async def watch_unfinished(node: Node) -> None:
+    """Try undos that failed again every while, until cancelled: they may hold an address."""
+    while True:
+        await asyncio.sleep(TRY_AGAIN_S)
+        for intent in node.journal.unfinished():
+            key = ("settle", intent.verb, intent.id)
+            node.jobs.start(key, partial(_settle_or_keep, node, intent))
+
+
+async def _settle_or_keep(node: Node, intent: Intent) -> None:
+    if not await _tried("an intent", intent.id, _settle(node, intent)) and intent.verb in UNDONE:
+        node.journal.keep(intent)
 
 
 def is_rebooted(node: Node, boot_id: str) -> bool:
     """Tell whether what is in run_dir is of an earlier boot. Blocking.
 
-    A run_dir that is a tmpfs is just empty; this is for one that is not. No file says nothing.
+    A run_dir that is a tmpfs is just empty; this is for one that is not. A file that is missing or
+    torn says nothing: running containers are not given up for it.
     """
-    try:
-        return node.paths.boot_id.read_text() != boot_id
-    except FileNotFoundError:
-        return False
+    data = durable.read(node.paths.boot_id)
+    return bool(data) and data != boot_id.encode()
 
 
 def _order(intent: Intent) -> int:
     return ORDER.index(intent.verb) if intent.verb in ORDER else len(ORDER)
 
 
-async def _tried(what: str, object_id: str, work: Awaitable[None]) -> None:
+async def _tried(what: str, object_id: str, work: Awaitable[None]) -> bool:
     try:
         await work
     except (NodeRuntimeError, OSError, ValueError) as error:
         _log.error(
-            "recovery of an object failed; it is tried again at the next start",
+            "recovery of an object failed; it is tried again",
             extra={"what": what, "id": object_id, "error": describe(error)},
         )
+        return False
+    return True
 
 
 async def _settle(node: Node, intent: Intent) -> None:

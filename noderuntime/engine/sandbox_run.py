@@ -33,6 +33,11 @@ async def run_sandbox(node: Node, config: SandboxConfig, handler: str) -> Sandbo
 async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
     existing = node.store.sandboxes.named(config.pod)
     if existing is not None:
+        if existing.handler != handler:
+            raise FailedPreconditionError(
+                f'sandbox {existing.id} is this Pod\'s, under handler "{existing.handler}"; remove it '
+                f'before it is run under "{handler}"'
+            )
         if existing.state is SandboxState.READY and existing.id not in node.store.closing:
             return existing.id
         raise FailedPreconditionError(

@@ -72,6 +72,8 @@ async def perform(verb: Verb[W], work: W) -> None:
     except BaseException as error:
         if await undo.unwind(error):
             await work.node.journal.end(intent)
+        else:
+            work.node.journal.keep(intent)
         raise
     await work.node.journal.end(intent)
 

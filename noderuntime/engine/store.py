@@ -58,10 +58,8 @@ class Table(Generic[R]):
 
     async def load(self) -> tuple[str, ...]:
         """Read the folder; return the IDs whose files were corrupted and have been set aside."""
-        await self._disk.run(self._directory.mkdir, 0o700, parents=True, exist_ok=True)
-        files = await self._disk.run(sorted, self._directory.glob("*" + SUFFIX))
         corrupted: list[str] = []
-        for file in files:
+        for file in await self._disk.open_folder(self._directory):
             try:
                 record = self._adapter.validate_json(await self._disk.read(file))
                 if record.id != file.name.removesuffix(SUFFIX):

@@ -21,6 +21,7 @@ from typing import Final, Self, cast
 from noderuntime.errors import DeadlineExceededError, HostError, InvalidArgumentError, NotFoundError
 from noderuntime.host import durable, oom, pids, pipes
 from noderuntime.host.attach import ConmonAttach, send_reopen
+from noderuntime.host.monitor_start import kill_creators, take_lock
 from noderuntime.host.oci_runtime import clean_message
 from noderuntime.host.ports import Exit, MonitorRequest, OciRuntime
 from noderuntime.host.process import ENVIRONMENT, Streams, nonblocking_pipe, spawn
@@ -35,7 +36,7 @@ _SIZE_LIMIT_BYTES: Final = 4096
 _CONFIG_LIMIT_BYTES: Final = 16 * 1024 * 1024
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _FILES: Final = (
-    "conmon.pid", "container.pid", "attach", "ctl", "winsz", "oom", "monitor.json",
+    "conmon.pid", "container.pid", "attach", "ctl", "winsz", "oom", "monitor.json", "monitor.lock",
 )  # fmt: skip
 
 
@@ -91,7 +92,12 @@ class Conmon:
         argv = self._arguments(runtime, request, has_log=has_log)
         try:
             try:
-                child = spawn(argv, Streams(pass_fds=(sync_w,)), env=env, cwd=request.bundle)
+                lock = take_lock(request.bundle)
+                try:
+                    streams = Streams(pass_fds=(sync_w, lock))
+                    child = spawn(argv, streams, env=env, cwd=request.bundle)
+                finally:
+                    os.close(lock)
             finally:
                 os.close(sync_w)
             await child.wait()  # it forks the monitor away and ends
@@ -184,6 +190,8 @@ class Conmon:
                     await handle.wait_end(_END_TIMEOUT_S)
             finally:
                 handle.close()
+        if (bundle / "monitor.json").exists() and not (bundle / "container.pid").exists():
+            await kill_creators(container_id, bundle)
         (self._exits / container_id).unlink(missing_ok=True)
         with suppress(FileNotFoundError, NotADirectoryError):
             for file in (*_FILES, *(f.name for f in bundle.glob("conmon-term.*"))):

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Self
@@ -36,8 +37,9 @@ _ERRORS: Final = {
 class Worker:
     """One process, as an async context; leaving it kills it and removes what it half-made."""
 
-    def __init__(self, root: Path, hosts_dir: Path) -> None:
-        """Take the store's folder; the process starts with the context."""
+    def __init__(self, root: Path, hosts_dir: Path, threads: Executor) -> None:
+        """Take the store's folder and threads; the process starts with the context."""
+        self._threads = threads
         self._content = Content(root)
         self._layers = Layers(root)
         self._root = root
@@ -64,6 +66,9 @@ class Worker:
         except OSError as error:
             self._lock.unlink(missing_ok=True)
             raise ImageError(f"the image worker cannot be started: {error.strerror}") from error
+        except asyncio.CancelledError:
+            self._lock.unlink(missing_ok=True)
+            raise
         finally:
             os.close(fd)
         return self
@@ -73,9 +78,12 @@ class Worker:
         process = self._process
         if process is not None and process.returncode is None:
             process.kill()
-        await asyncio.shield(asyncio.to_thread(self._clean))
-        if process is not None:
-            await process.wait()
+        cleaning = asyncio.get_running_loop().run_in_executor(self._threads, self._clean)
+        try:
+            await asyncio.shield(cleaning)
+        finally:
+            if process is not None:
+                await process.wait()
 
     def _clean(self) -> None:
         wait_for_end(self._lock)
@@ -189,6 +197,5 @@ def _environment() -> dict[str, str]:
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "PYTHONPATH": str(package),
         "PYTHONSAFEPATH": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONNOUSERSITE": "1",
     }

@@ -11,7 +11,6 @@ it. Sources: capabilities(7), chroot(2), prctl(2), unix(7) SCM_RIGHTS.
 from __future__ import annotations
 
 import ctypes
-import io
 import json
 import os
 import resource
@@ -20,13 +19,11 @@ import socket
 import struct
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NoReturn, cast
+from typing import Final, NoReturn
 
 from noderuntime.errors import ImageError
-from noderuntime.images.decompress import Decompressor
-from noderuntime.images.tarstream import TarReader
-from noderuntime.images.unpack import Unpacker
 
 MAX_MEMORY: Final = 2 << 30
 MAX_ANSWER: Final = 64 << 20
@@ -123,6 +120,8 @@ def die_with(parent: int) -> None:
 
 
 def _serve(channel: socket.socket) -> None:
+    from noderuntime.images import unpacking  # here: while the worker loads what it needs itself
+
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children need no wait
     me = os.getpid()
     while True:
@@ -133,20 +132,26 @@ def _serve(channel: socket.socket) -> None:
             channel.close()
             try:
                 die_with(me)
-                _child(json.loads(request), *fds)
+                _child(unpacking.unpack, json.loads(request), *fds)
             finally:
                 os._exit(1)
         for fd in fds:
             os.close(fd)
 
 
-def _child(request: list[int], layer: int, folder: int, answer: int) -> NoReturn:
+def _child(
+    unpack: Callable[[int, Limits], dict[str, object]],
+    request: list[int],
+    layer: int,
+    folder: int,
+    answer: int,
+) -> NoReturn:
     """Unpack in the jail and answer; never returns."""
     limits = Limits(is_base=bool(request[0]), limit_bytes=request[1], max_entries=request[2])
     document: dict[str, object]
     try:
         _enter(folder)
-        document = _unpack(layer, limits)
+        document = unpack(layer, limits)
     except ImageError as error:
         document = {"error": str(error)}
     except MemoryError:
@@ -157,19 +162,6 @@ def _child(request: list[int], layer: int, folder: int, answer: int) -> NoReturn
     while data:
         data = data[os.write(answer, data) :]
     os._exit(0)
-
-
-def _unpack(layer: int, limits: Limits) -> dict[str, object]:
-    with open(layer, "rb", buffering=1 << 18) as file:
-        source = Decompressor(cast("io.BufferedReader", file), limit_bytes=limits.limit_bytes)
-        reader = TarReader(source, limit_bytes=limits.limit_bytes)
-        result = Unpacker(reader, is_base=limits.is_base, max_entries=limits.max_entries).run()
-    return {
-        "diff_id": source.diff_id,
-        "size_bytes": result.size_bytes,
-        "inodes": result.inodes,
-        "implied": [os.fsdecode(name) for name in result.implied],
-    }
 
 
 def _enter(folder: int) -> None:

@@ -15,7 +15,6 @@ from noderuntime.images.content import Content, Ingest
 from noderuntime.images.hosts import endpoints_of
 from noderuntime.images.jail import Jail, Limits
 from noderuntime.images.layers import LayerInfo, Layers, chain_ids, describe_implied
-from noderuntime.images.layout import Layout
 from noderuntime.images.manifest import (
     Descriptor,
     Manifest,
@@ -95,6 +94,8 @@ def run(
 
 def _source(request: Mapping[str, Any], reference: Reference) -> Source:
     if request["layout"]:
+        from noderuntime.images.layout import Layout  # seldom: loading tarfile takes a while
+
         return Layout(Path(request["layout"]), reference)
     given = request["credentials"]
     credentials = Credentials(**given) if given else None

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from noderuntime.errors import HostError, StateError
-from noderuntime.images.content import TRAVERSABLE, sync_folder
+from noderuntime.images.content import PRIVATE, sync_folder
 
 MARKER_MODE: Final = 0o600
 _NAME: Final = 32
@@ -55,8 +55,8 @@ class Layers:
         self.root = root / "layers"
 
     def create(self) -> None:
-        """Make the folder, through which containers reach their lower layers."""
-        self.root.mkdir(mode=TRAVERSABLE, exist_ok=True)
+        """Make the folder. Overlay goes to layers as the mounter: no host's user passes here."""
+        self.root.mkdir(mode=PRIVATE, exist_ok=True)
 
     def folder(self, chain: str) -> Path:
         """Return the folder of a layer, there or not."""
@@ -80,7 +80,7 @@ class Layers:
     def begin(self, chain: str, run: str) -> Path:
         """Make the empty folder in which the worker ``run`` unpacks the layer; return it."""
         path = self.root / f".making-{self.folder(chain).name}-{run}"
-        path.mkdir(mode=TRAVERSABLE)
+        path.mkdir(mode=PRIVATE)
         (path / "diff").mkdir(mode=0o755)
         return path
 
@@ -98,7 +98,12 @@ class Layers:
         """Make complete layers durable, and then put them at their places."""
         sync_file_system(self.root)
         for path, info in made:
+            # There is one that the store does not know of when an earlier worker was killed between
+            # its renaming and its telling.
+            unknown = self.put_aside(info.chain)
             path.rename(self.folder(info.chain))
+            if unknown is not None:
+                remove_tree(unknown)
         sync_folder(self.root)
 
     def put_aside(self, chain: str) -> Path | None:
@@ -115,8 +120,8 @@ def describe_implied(diff: Path, names: Sequence[bytes], lowers: Sequence[Path])
     """Give the folders that no entry described the attributes of the same folder below.
 
     Overlay shows the topmost layer's attributes of a merged folder, so a made-up one would change
-    what lies below. ``lowers`` are topmost first. Where the name is no folder below, the default
-    stays.
+    what lies below. ``lowers`` are topmost first. Where the name is no folder below (a symbolic
+    link, say) the default stays and hides it, as with CRI-O; containerd would follow the link.
     """
     for name in sorted(names):
         for lower in lowers:
@@ -139,6 +144,8 @@ def _open_below(root: Path, name: bytes) -> int | None:
         if part in {b"", b"."}:
             continue
         try:
+            if part == b"..":  # no layer's folder is called so: the names come out of the jail
+                return -1
             below = os.open(part, _OPEN, dir_fd=fd)
         except FileNotFoundError:
             return None

@@ -103,12 +103,6 @@ class Records:
         """Return all."""
         return tuple(self._records.values())
 
-    def by_digest(self, digest: str) -> Record | None:
-        """Find the image of which ``digest`` is the manifest or the index."""
-        return next(
-            (r for r in self.all() if any(d.endswith(f"@{digest}") for d in r.digests)), None
-        )
-
     def find(self, text: str) -> Record | None:
         """Find by ID, unique prefix of an ID, tag or digest; raises ImageError for no reference."""
         digits = id_prefix(text)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from noderuntime.errors import InvalidArgumentError
-from noderuntime.images.content import PRIVATE, TRAVERSABLE, sync_folder, write_durably
+from noderuntime.images.content import PRIVATE, sync_folder, write_durably
 from noderuntime.images.layers import remove_tree
 
 MAX_ID: Final = 128
@@ -38,8 +38,8 @@ class Snapshots:
         self._chains: dict[str, tuple[str, ...]] = {}
 
     def create(self) -> None:
-        """Make the folder, through which containers reach their upper layers."""
-        self._root.mkdir(mode=TRAVERSABLE, exist_ok=True)
+        """Make the folder."""
+        self._root.mkdir(mode=PRIVATE, exist_ok=True)
 
     def recover(self) -> None:
         """Drop what was cut off; remember who uses which layers."""
@@ -69,18 +69,17 @@ class Snapshots:
             _chains_in(self.folder(container_id)) == chains
         )
 
-    def make(self, container_id: str, chains: Sequence[str], top: Path | None) -> None:
+    def make(self, container_id: str, chains: Sequence[str], top: Path) -> None:
         """Make upper and work; upper gets the attributes of ``top``, the root folder below it."""
         folder = self.folder(container_id)
         remove_tree(folder)
-        folder.mkdir(mode=TRAVERSABLE)
+        folder.mkdir(mode=PRIVATE)
         upper = folder / "upper"
         upper.mkdir(mode=0o755)
         (folder / "work").mkdir(mode=PRIVATE)
-        if top is not None:
-            found = top.stat()
-            os.chown(upper, found.st_uid, found.st_gid)
-            upper.chmod(stat.S_IMODE(found.st_mode))
+        found = top.stat()
+        os.chown(upper, found.st_uid, found.st_gid)
+        upper.chmod(stat.S_IMODE(found.st_mode))
         write_durably(folder / "lowers.json", json.dumps(list(chains)).encode())
         sync_folder(self._root)
 

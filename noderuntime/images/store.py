@@ -2,8 +2,11 @@
 
 An image is there when its record is: that is written after all its layers are durable, and removed
 before any of them. Layers are shared by chain ID, made by one worker at a time, and stay while an
-image, a container or a pull under way needs them. All folders above a rootfs are 0711: containers'
-users pass. The runtime itself parses no tar and speaks no HTTP (see ``worker``).
+image, a container or a pull under way needs them. The runtime itself parses no tar and speaks no
+HTTP (see ``worker``).
+
+Folders are 0700: images bring setuid programs, which no user of the host is to reach
+(CVE-2021-41091, CVE-2024-25621). Overlay needs no more, since it goes to its layers as the mounter.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any, Final, TypeVar
 from noderuntime.errors import ImageError, NotFoundError
 from noderuntime.images import client
 from noderuntime.images.client import Worker
-from noderuntime.images.content import TRAVERSABLE, Content
+from noderuntime.images.content import PRIVATE, TRAVERSABLE, Content
 from noderuntime.images.flights import Flights
 from noderuntime.images.layers import LayerInfo, Layers, remove_tree
 from noderuntime.images.ports import Credentials, FsUsage, Image, Snapshot
@@ -50,6 +53,7 @@ class ImageStore:
         self._layers: dict[str, LayerInfo] = {}
         self._making: dict[str, asyncio.Future[None]] = {}
         self._held: Counter[str] = Counter()  # chains and blobs that pulls under way need
+        self._fetching = 0
         self._spared: dict[str, float] = {}  # layers of failed pulls, until when
         self._pulls: Flights[Image] = Flights()
         self._writing = asyncio.Lock()
@@ -62,7 +66,7 @@ class ImageStore:
 
     def _recover(self) -> None:
         self._state_dir.mkdir(mode=TRAVERSABLE, parents=True, exist_ok=True)
-        self._root.mkdir(mode=TRAVERSABLE, exist_ok=True)
+        self._root.mkdir(mode=PRIVATE, exist_ok=True)
         for part in (self._content, self._folders, self._records, self._snapshots):
             part.create()
         client.recover(self._content, self._folders)
@@ -90,19 +94,31 @@ class ImageStore:
     async def _fetch(
         self, reference: Reference, credentials: Credentials | None, layout: Path | None
     ) -> Image:
-        known = frozenset(d.rpartition("@")[2] for r in self._records.all() for d in r.digests)
+        # Known is what came from this repository: another one saying the digest of an image that is
+        # here proves nothing, it may be a private one's.
+        prefix = f"{reference.name}@"
+        known = frozenset(
+            d.removeprefix(prefix)
+            for r in self._records.all()
+            for d in r.digests
+            if d.startswith(prefix)
+        )
         with span("images.pull", image=str(reference)):
+            self._fetching += 1
             try:
                 async with (
                     asyncio.timeout(PULL_S),
-                    Worker(self._root, self._hosts_dir) as worker,
+                    Worker(self._root, self._hosts_dir, self._threads) as worker,
                 ):
                     event = await worker.ask(str(reference), credentials, known, layout)
                     if event["event"] == "image":
                         return await self._take(worker, event, reference)
             except TimeoutError:
                 raise ImageError(f"image {reference}: not there after {PULL_S:.0f} s") from None
-        record = self._records.by_digest(event["digest"])
+            finally:
+                self._fetching -= 1
+                self._drop_blobs()
+        record = self._records.find(prefix + event["digest"])
         if record is None:  # removed meanwhile
             return await self._fetch(reference, credentials, layout)
         return await self._name(record, reference, event["digest"])
@@ -189,13 +205,14 @@ class ImageStore:
         if record is None:
             raise NotFoundError(f"image {image.id} is not on this node: pull it again")
         chains = record.layers
+        if not chains:
+            raise ImageError(f"image {image.id} has no layers: there is nothing in it to run")
         lowers = tuple(self._folders.diff(chain) for chain in reversed(chains))
         if not self._snapshots.is_same(container_id, chains):
             self._snapshots.folder(container_id)
             self._snapshots.hold(container_id, chains)
-            top = lowers[0] if lowers else None
             with span("images.snapshot"):
-                await self._in_thread(lambda: self._snapshots.make(container_id, chains, top))
+                await self._in_thread(lambda: self._snapshots.make(container_id, chains, lowers[0]))
         return Snapshot(
             lowers=lowers,
             upper=self._snapshots.upper(container_id),
@@ -273,9 +290,12 @@ class ImageStore:
         for chain in unused:
             del self._layers[chain]
         aside = [self._folders.put_aside(chain) for chain in unused]
-        if not self._held:
-            self._content.retain(self._blobs())
+        self._drop_blobs()
         return tuple(path for path in aside if path is not None)
+
+    def _drop_blobs(self) -> None:
+        if not self._fetching:  # a worker's blobs have no record yet
+            self._content.retain(self._blobs())
 
     def _blobs(self) -> frozenset[str]:
         return frozenset(blob for record in self._records.all() for blob in record.blobs)

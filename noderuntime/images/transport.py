@@ -32,6 +32,7 @@ from noderuntime.images.ports import Credentials
 CONNECT_S: Final = 10.0
 READ_S: Final = 30.0
 TRIES: Final = 4
+MIRROR_TRIES: Final = 2
 MAX_REDIRECTS: Final = 5
 _CHALLENGE = re.compile(r'(\w+)=(?:"([^"]*)"|([^\s,]+))')
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -71,7 +72,7 @@ class Host:
     ) -> BaseHTTPResponse:
         """Send until something other than 'not now' comes back."""
         problem = ""
-        for attempt in range(TRIES):
+        for attempt in range(TRIES if self.endpoint.is_upstream else MIRROR_TRIES):
             if attempt:
                 self.pause(attempt - 1)
             try:

@@ -252,6 +252,7 @@ class Unpacker:
             path = name or b"."
             if entry is None:
                 os.chmod(path, 0o755)
+                os.utime(path, ns=(0, 0))  # the same image is the same tree on every node
                 self._result.implied.append(path)
                 continue
             try:

@@ -110,7 +110,8 @@ class CniNetwork:
         cached = self._recall(attachment.sandbox_id)
         if cached is not None:
             await self._delete(attachment.sandbox_id, cached)
-            await durable.remove_async(self._file(attachment.sandbox_id))
+        # Also where nothing is known: a kill may have left the file half written.
+        await durable.remove_async(self._file(attachment.sandbox_id))
 
     async def check(self, attachment: Attachment) -> None:
         """CHECK: raises NetworkError when the attachment is not as it was made."""

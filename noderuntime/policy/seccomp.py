@@ -16,6 +16,8 @@ fails with EPERM.
 - With noNewPrivileges: Optional the OCI runtime loads the filter before it has given up its own
   privileges: the list must then also leave it capset, prctl, setresgid, setresuid and
   rt_sigprocmask.
+- runc ends its own Go code under the filter: a list for it must also have fstatfs, futex,
+  getdents64, openat and what Go's threads use. crun needs execve alone.
 - A call often has siblings (mkdir and mkdirat, open, openat and openat2, fork, vfork and clone):
   a deny of one leaves the others, so name all.
 - What a newer kernel has and libseccomp does not know cannot be in a filter, and so is refused by

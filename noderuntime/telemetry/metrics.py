@@ -6,6 +6,7 @@ so that it cannot drift from the truth. Label values are bounded: methods, codes
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
+_NAMES: Final = re.compile(r"\[[^\]]*\]")
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # half the lines, and no one reads them
@@ -85,17 +87,17 @@ def observe_rpc(method: str, code: str, seconds: float) -> None:
 
 
 def count_denial(profile: str, field: str) -> None:
-    """Count one refusal of a profile."""
-    _denials.labels(profile=profile, field=field).inc()
+    """Count one refusal of a profile; the container's name in ``field`` is left out."""
+    _denials.labels(profile=profile, field=_NAMES.sub("[]", field)).inc()
 
 
 def count_finding(profile: str, field: str) -> None:
     """Count one thing that a profile in mode Audit would have refused."""
-    _findings.labels(profile=profile, field=field).inc()
+    _findings.labels(profile=profile, field=_NAMES.sub("[]", field)).inc()
 
 
 def observe_pull(outcome: str, seconds: float) -> None:
-    """Count one pull; ``outcome`` is ``succeeded``, or the reason of the error."""
+    """Count one pull; ``outcome`` is ``Succeeded``, or the reason of the error."""
     _pulls.labels(outcome=outcome).inc()
     _pull_seconds.observe(seconds)
 

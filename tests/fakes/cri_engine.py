@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from noderuntime.policy.model import ContainerConfig, Resources, SandboxConfig
 
 T = TypeVar("T")
+Pull = tuple[str, Credentials | None, str]  # reference, login, handler
 
 IMAGE = Image(
     id="sha256:" + "ab" * 32,
@@ -145,7 +146,7 @@ class LocalProcess:
 
     async def wait(self) -> int:
         """Wait for its end."""
-        while self.process.poll() is None:  # noqa: ASYNC110  # a child watcher would be more to fake
+        while self.process.poll() is None:  # a child watcher would be more to fake
             await asyncio.sleep(0.005)
         code = self.process.returncode
         return 128 - code if code < 0 else code
@@ -175,11 +176,13 @@ async def _readable(descriptors: list[int]) -> list[int]:
 class FakeEngine(Engine):
     """Records in dicts; nothing runs but execs."""
 
-    sandbox_records: dict[str, SandboxRecord] = field(default_factory=dict)
-    container_records: dict[str, ContainerRecord] = field(default_factory=dict)
+    sandbox_records: dict[str, SandboxRecord] = field(default_factory=dict[str, SandboxRecord])
+    container_records: dict[str, ContainerRecord] = field(
+        default_factory=dict[str, ContainerRecord]
+    )
     images: dict[str, Image] = field(default_factory=lambda: {IMAGE.id: IMAGE})
-    streams: list[LocalProcess] = field(default_factory=list)
-    pulls: list[tuple[str, Credentials | None, str]] = field(default_factory=list)
+    streams: list[LocalProcess] = field(default_factory=list[LocalProcess])
+    pulls: list[Pull] = field(default_factory=list[Pull])
     attach_argv: tuple[str, ...] = ("cat",)
     ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     stale: tuple[str, ...] = ()
@@ -332,6 +335,7 @@ class FakeEngine(Engine):
             revision="sha256:" + "0" * 64,
             revision_error="",
             stale_containers=self.stale,
+            revision_handlers=("restricted",),
         )
 
     def log_file(self, record: ContainerRecord) -> Path:

@@ -6,10 +6,10 @@ The world outlives an engine, as a kernel does, so a crash is a new engine on th
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from signal import Signals
 
 from noderuntime.api.config import Config, HandlerConfig
 from noderuntime.engine.engine import Engine
@@ -29,7 +29,14 @@ from noderuntime.host.ports import (
 )
 from noderuntime.images.ports import Credentials, FsUsage, Image, Snapshot
 from noderuntime.network.ports import Attachment
-from noderuntime.policy.model import ImageConfig, Resources
+from noderuntime.policy.model import (
+    ContainerConfig,
+    ContainerSecurity,
+    ImageConfig,
+    PodIdentity,
+    Resources,
+    SandboxConfig,
+)
 
 IMAGE_ID = "sha256:" + "ab" * 32
 
@@ -182,11 +189,11 @@ class FakeRuntime:
             raise HostError(f"{container_id} is not created")
         self._world.processes[container_id] = "running"
 
-    async def kill(self, container_id: str, signal_number: int) -> None:
-        self._world.call(f"runtime.kill {signal.Signals(signal_number).name}")
-        is_ignored = signal_number in self._world.ignored_signals
+    async def kill(self, container_id: str, signal: int) -> None:
+        self._world.call(f"runtime.kill {Signals(signal).name}")
+        is_ignored = signal in self._world.ignored_signals
         if container_id in self._world.processes and not is_ignored:
-            self._world.end(container_id, 128 + signal_number)
+            self._world.end(container_id, 128 + signal)
 
     async def delete(self, container_id: str) -> None:
         self._world.call("runtime.delete")
@@ -379,3 +386,24 @@ def new_engine(world: World, *, faults: Faults | None = None, boot_id: str = "bo
         images=FakeImages(world),
     )
     return Engine(parts, faults=faults, boot_id=boot_id)
+
+
+# What the kubelet sends for procMount: Default; without, it is Unmasked.
+PROC_MOUNT_DEFAULT = ContainerSecurity(
+    masked_paths=("/proc/kcore",), readonly_paths=("/proc/sys",), no_new_privs=True
+)
+
+
+def sandbox_config(attempt: int = 0, **changes: object) -> SandboxConfig:
+    """Return what the kubelet asks for a plain Pod."""
+    pod = PodIdentity(name="web", namespace="shop", uid="u-1", attempt=attempt)
+    plain = SandboxConfig(pod=pod, hostname="web", log_directory="/nowhere/logs")
+    return replace(plain, **changes)  # type: ignore[arg-type]  # checked by the constructor
+
+
+def container_config(attempt: int = 0, **changes: object) -> ContainerConfig:
+    """Return what the kubelet asks for a plain container."""
+    plain = ContainerConfig(
+        name="app", image="registry.example.com/app:1", attempt=attempt, security=PROC_MOUNT_DEFAULT
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]  # checked by the constructor

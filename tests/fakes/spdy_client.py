@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class SpdyClient:
-    """One upgraded connection. ``keeps_rules`` makes it give and take credit, as a strict peer would."""
+    """One upgraded connection. ``keeps_rules`` makes it give credit, as a strict peer would."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer

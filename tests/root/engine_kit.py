@@ -14,17 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noderuntime.api.config import CniConfig, Config, ImagesConfig
+from noderuntime.cli.parts import parts_of
 from noderuntime.engine.engine import Engine
-from noderuntime.engine.node import Faults, Parts
-from noderuntime.host.cgroups import KernelCgroups, hierarchies
-from noderuntime.host.exec import RuntimeExec
-from noderuntime.host.monitor import Conmon
-from noderuntime.host.mounts import KernelMounts
-from noderuntime.host.netns import KernelNamespaces
-from noderuntime.host.oci_runtime import OciCli
-from noderuntime.host.portforward import NetnsPortForward
+from noderuntime.engine.node import Faults
+from noderuntime.host.cgroups import hierarchies
 from noderuntime.images.store import ImageStore
-from noderuntime.network.cni import CniNetwork
 from noderuntime.policy.model import ContainerConfig, PodIdentity, SandboxConfig
 
 IMAGE = "registry.example.com/busybox:1"
@@ -64,25 +58,7 @@ class RealNode:
         """Return an engine on real parts; call it inside the event loop."""
         config = self.config
         config.run_dir.mkdir(parents=True, exist_ok=True)
-        return Engine(
-            Parts(
-                config=config,
-                namespaces=KernelNamespaces(),
-                mounts=KernelMounts(),
-                cgroups=KernelCgroups(),
-                runtimes=lambda program: OciCli(program, config.run_dir / "oci" / program.name),
-                monitor=Conmon(
-                    Path("/usr/bin/conmon"), config.run_dir / "containers", config.run_dir / "exits"
-                ),
-                exec=RuntimeExec(),
-                port_forward=NetnsPortForward(),
-                network=CniNetwork(
-                    config.cni.conf_dir, config.cni.bin_dirs, config.state_dir / "network"
-                ),
-                images=ImageStore(config.state_dir, config.images.hosts_dir),
-            ),
-            faults=faults,
-        )
+        return Engine(parts_of(config), faults=faults)
 
     def sandbox(self, attempt: int = 0) -> SandboxConfig:
         """Return a Pod with a network of its own."""

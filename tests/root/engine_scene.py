@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from noderuntime.engine.engine import Engine
 from tests.root.engine_kit import RealNode
@@ -57,3 +61,27 @@ class Scene:
         """Remove every sandbox with its containers."""
         for record in self.engine.sandboxes():
             await self.engine.remove_sandbox(record.id)
+
+
+@contextmanager
+def made_node(root: Path) -> Iterator[RealNode]:
+    """Make a node with its image, bridge and cgroup parent; take all of it away in the end."""
+    token = secrets.token_hex(4)
+    node = RealNode(root=root, token=token)
+    node.prepare(f"10.{83 + secrets.randbelow(16)}.{secrets.randbelow(250)}.0/24")
+    try:
+        asyncio.run(_warm_up(node))
+        yield node
+    finally:
+        node.clean()
+
+
+async def _warm_up(node: RealNode) -> None:
+    """Run a Pod once: bridge and cgroup parent stay, and are no leftovers of a test."""
+    await node.load_image()
+    engine = node.engine()
+    await engine.recover()
+    scene = Scene(node, engine)
+    await scene.prepare("stop_container")
+    await scene.remove_everything()
+    await engine.close()

@@ -142,9 +142,11 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def kit_in(name: str) -> AsyncIterator[Kit]:
-    """Give a kit and check at the end that nothing of it is left."""
-    root = Path(tempfile.mkdtemp(prefix=f"nr-host-{name}-"))
+async def kit_in(name: str, below: str = "") -> AsyncIterator[Kit]:
+    """Give a kit, ``below`` its folder, and check at the end that nothing of it is left."""
+    top = Path(tempfile.mkdtemp(prefix=f"nr-host-{name}-"))
+    root = top / below
+    root.mkdir(exist_ok=True)
     kit = Kit(
         root=root,
         parent=f"/nr-host-{uuid.uuid4().hex[:8]}",
@@ -159,7 +161,7 @@ async def kit_in(name: str) -> AsyncIterator[Kit]:
         assert kit.leftovers() == []
         assert descriptors() <= before + 1
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        shutil.rmtree(top, ignore_errors=True)
 
 
 def oci_process(args: tuple[str, ...], *, terminal: bool) -> dict[str, object]:

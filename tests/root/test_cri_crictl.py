@@ -1,7 +1,6 @@
 """crictl, a client that is not ours, against the CRI and streaming servers over a fake engine.
 
-Needs no root but a built crictl (``NR_CRICTL``, or ``.cluster/bin/crictl``); built from
-``e2e/cluster/tools/critools``.
+Needs no root, but a built crictl (``cri_kit.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import os
 import re
 import resource
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,49 +24,20 @@ from noderuntime.cri.streaming.server import StreamingServer
 from noderuntime.engine.state import ContainerState
 from noderuntime.host.ports import CgroupDriver
 from tests.fakes.cri_engine import FakeEngine
+from tests.root.cri_kit import CRICTL, Crictl, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
+    from pathlib import Path
 
-CRICTL = Path(os.environ.get("NR_CRICTL", ".cluster/bin/crictl"))
 pytestmark = pytest.mark.skipif(not CRICTL.exists(), reason="crictl is not built")
 
 
 @dataclass
-class Node:
+class Node(Crictl):
     """The servers, and crictl pointed at them."""
 
     engine: FakeEngine
-    socket: Path
-    folder: Path
-
-    @property
-    def config(self) -> Path:
-        path = self.folder / "crictl.yaml"
-        path.write_text(f"runtime-endpoint: unix://{self.socket}\ntimeout: 10\n")
-        return path
-
-    async def crictl(self, *words: str, stdin: bytes | None = None, wanted: int = 0) -> str:
-        process = await self.start(*words, stdin=stdin is not None)
-        async with asyncio.timeout(20):
-            out, err = await process.communicate(stdin)
-        text = out.decode() + err.decode()
-        assert process.returncode == wanted, text
-        return text
-
-    async def start(
-        self, *words: str, stdin: bool = True, stdout: int = asyncio.subprocess.PIPE
-    ) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            str(CRICTL.resolve()),
-            f"--config={self.config}",
-            *words,
-            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=self.folder,
-            env={"HOME": str(self.folder), "PATH": "/usr/bin:/bin"},
-        )
 
     async def pod(self, *, tty: bool = False) -> tuple[str, str]:
         pod, container = self.folder / "pod.json", self.folder / "container.json"
@@ -80,9 +49,9 @@ class Node:
                 {"metadata": {"name": "app"}, "image": {"image": "registry.test/app:1"}, "tty": tty}
             )
         )
-        sandbox_id = (await self.crictl("runp", str(pod))).strip()
-        container_id = await self.crictl("create", sandbox_id, str(container), str(pod))
-        await self.crictl("start", container_id.strip())
+        sandbox_id = (await self.run("runp", str(pod))).strip()
+        container_id = await self.run("create", sandbox_id, str(container), str(pod))
+        await self.run("start", container_id.strip())
         return sandbox_id, container_id.strip()
 
 
@@ -99,33 +68,33 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     finally:
         await streaming.stop()
         await server.stop(0)
-    await _until(lambda: all(stream.closed for stream in engine.streams))
+    await until(lambda: all(stream.closed for stream in engine.streams))
 
 
 async def test_crictl_lists_inspects_and_reads_stats(node: Node) -> None:
     sandbox_id, container_id = await node.pod()
-    assert "noderuntime" in await node.crictl("version")
-    assert "restricted" in await node.crictl("info")
-    assert sandbox_id[:13] in await node.crictl("pods", "--name", "web")
-    assert container_id[:13] in await node.crictl("ps", "--state", "running")
-    assert container_id in await node.crictl("ps", "-q", "--id", container_id[:5])
-    assert "CONTAINER_RUNNING" in await node.crictl("inspect", container_id)
-    assert "10.244.0.2" in await node.crictl("inspectp", sandbox_id)
-    assert container_id[:13] in await node.crictl("stats")
-    assert "web" in await node.crictl("statsp")
-    assert "registry.test/app" in await node.crictl("images")
-    assert "registry.test/app" in await node.crictl("inspecti", "registry.test/app:1")
-    assert "up to date" in await node.crictl("pull", "--creds", "me:pw", "registry.test/app:1")
-    assert "image_filesystems" in (await node.crictl("imagefsinfo")).replace(
+    assert "noderuntime" in await node.run("version")
+    assert "restricted" in await node.run("info")
+    assert sandbox_id[:13] in await node.run("pods", "--name", "web")
+    assert container_id[:13] in await node.run("ps", "--state", "running")
+    assert container_id in await node.run("ps", "-q", "--id", container_id[:5])
+    assert "CONTAINER_RUNNING" in await node.run("inspect", container_id)
+    assert "10.244.0.2" in await node.run("inspectp", sandbox_id)
+    assert container_id[:13] in await node.run("stats")
+    assert "web" in await node.run("statsp")
+    assert "registry.test/app" in await node.run("images")
+    assert "registry.test/app" in await node.run("inspecti", "registry.test/app:1")
+    assert "up to date" in await node.run("pull", "--creds", "me:pw", "registry.test/app:1")
+    assert "image_filesystems" in (await node.run("imagefsinfo")).replace(
         "imageFilesystems", "image_filesystems"
     )
-    await node.crictl("stopp", sandbox_id)
-    await node.crictl("rmp", sandbox_id)
+    await node.run("stopp", sandbox_id)
+    await node.run("rmp", sandbox_id)
 
 
 async def test_exec_brings_both_outputs_and_the_exit_code(node: Node) -> None:
     _, container_id = await node.pod()
-    text = await node.crictl(
+    text = await node.run(
         "exec", container_id, "sh", "-c", "echo out; echo err >&2; exit 7", wanted=1
     )
     assert "out" in text
@@ -135,20 +104,20 @@ async def test_exec_brings_both_outputs_and_the_exit_code(node: Node) -> None:
 
 async def test_exec_sync_works(node: Node) -> None:
     _, container_id = await node.pod()
-    assert "a b" in await node.crictl("exec", "-s", container_id, "a", "b", wanted=1)
+    assert "a b" in await node.run("exec", "-s", container_id, "a", "b", wanted=1)
 
 
 async def test_exec_of_a_program_that_is_not_there_says_so(node: Node) -> None:
     _, container_id = await node.pod()
     node.engine.container_records.clear()
-    text = await node.crictl("exec", container_id, "sh", wanted=1)
+    text = await node.run("exec", container_id, "sh", wanted=1)
     assert "is not there" in text
 
 
 async def test_exec_carries_megabytes_both_ways(node: Node) -> None:
     _, container_id = await node.pod()
     data = os.urandom(8 << 20)
-    text = await node.crictl("exec", "-i", container_id, "sha256sum", stdin=data)
+    text = await node.run("exec", "-i", container_id, "sha256sum", stdin=data)
     assert hashlib.sha256(data).hexdigest() in text
 
 
@@ -173,23 +142,13 @@ async def test_a_reader_that_stops_makes_no_memory_grow(node: Node) -> None:
     process.kill()
     await process.wait()
     os.close(out)
-    await _until(lambda: node.engine.streams[0].closed)
+    await until(lambda: node.engine.streams[0].closed)
 
 
 async def test_exec_with_a_terminal_has_its_size_and_one_output(node: Node) -> None:
     _, container_id = await node.pod()
-    command = "tty; stty size; echo err >&2"
-    crictl = f"{CRICTL.resolve()} --config={node.config} exec -it {container_id}"
-    script = f"stty rows 33 cols 101; {crictl} sh -c 'sleep 0.3; {command}'"
-    process = await asyncio.create_subprocess_exec(
-        "script", "-qefc", script, "/dev/null",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    async with asyncio.timeout(20):
-        out = (await process.stdout.read()).decode()
-        await process.wait()
+    command = f"exec -it {container_id} sh -c 'sleep 0.3; tty; stty size; echo err >&2'"
+    out = await node.on_terminal(command, rows=33, columns=101)
     assert "/dev/pts/" in out
     assert "33 101" in out
     assert "err" in out
@@ -198,17 +157,17 @@ async def test_exec_with_a_terminal_has_its_size_and_one_output(node: Node) -> N
 async def test_a_client_that_is_killed_ends_its_exec(node: Node) -> None:
     _, container_id = await node.pod()
     process = await node.start("exec", "-i", container_id, "sleep", "600")
-    await _until(lambda: len(node.engine.streams) == 1)
+    await until(lambda: len(node.engine.streams) == 1)
     process.kill()
     await process.wait()
-    await _until(lambda: node.engine.streams[0].closed)
+    await until(lambda: node.engine.streams[0].closed)
     assert node.engine.streams[0].process.poll() is not None
 
 
 async def test_no_exec_outlives_its_container(node: Node) -> None:
     _, container_id = await node.pod()
     process = await node.start("exec", "-i", container_id, "sleep", "600")
-    await _until(lambda: len(node.engine.streams) == 1)
+    await until(lambda: len(node.engine.streams) == 1)
     node.engine.set_state(container_id, ContainerState.EXITED)
     async with asyncio.timeout(10):
         await process.wait()
@@ -218,7 +177,7 @@ async def test_no_exec_outlives_its_container(node: Node) -> None:
 async def test_attach_reads_and_writes_the_containers_streams(node: Node) -> None:
     _, container_id = await node.pod()
     node.engine.attach_argv = ("sh", "-c", "read line; echo got $line")
-    assert "got hello" in await node.crictl("attach", "-i", container_id, stdin=b"hello\n")
+    assert "got hello" in await node.run("attach", "-i", container_id, stdin=b"hello\n")
 
 
 async def test_port_forward_serves_several_connections_at_once(node: Node) -> None:
@@ -270,9 +229,3 @@ async def test_port_forward_to_a_closed_port_tells_why(node: Node) -> None:
     if process.returncode is None:
         process.terminate()
     await process.wait()
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.02)

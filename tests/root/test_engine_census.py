@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from noderuntime.engine.engine import steps_of
 from noderuntime.errors import HostError, NodeRuntimeError
 from tests.root.engine_kit import RealNode
-from tests.root.engine_scene import MAKING, Scene
+from tests.root.engine_scene import MAKING, Scene, made_node
 
 # A kill after a step is the kill before the next one, but for the last.
 LAST = {place.partition("/")[0]: place for place in steps_of()}
@@ -26,25 +25,8 @@ UNDONE = [place for place in PLACES if place.partition("/")[0] in MAKING]
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
-    token = secrets.token_hex(4)
-    real = RealNode(root=tmp_path_factory.mktemp(f"nr-engine-{token}"), token=token)
-    real.prepare(f"10.{83 + secrets.randbelow(16)}.{secrets.randbelow(250)}.0/24")
-    try:
-        asyncio.run(_warm_up(real))
+    with made_node(tmp_path_factory.mktemp("nr-engine-census")) as real:
         yield real
-    finally:
-        real.clean()
-
-
-async def _warm_up(real: RealNode) -> None:
-    """Run a Pod once: bridge and cgroup parent stay, and are no leftovers of a test."""
-    await real.load_image()
-    engine = real.engine()
-    await engine.recover()
-    scene = Scene(real, engine)
-    await scene.prepare("stop_container")
-    await scene.remove_everything()
-    await engine.close()
 
 
 def descriptors() -> int:
@@ -91,6 +73,23 @@ async def test_a_killed_runtime_leaves_nothing_behind_and_the_retry_works(
     assert node.leftovers(empty) == []
     await engine.close()
     assert descriptors() == open_before
+
+
+@pytest.mark.parametrize("number", range(16))
+async def test_a_runtime_killed_in_the_middle_of_a_step_leaves_nothing_behind(
+    node: RealNode, number: int
+) -> None:
+    empty = node.census()
+    await kill_at(node, f"after:{0.005 + number * 0.017:.3f}")
+    engine = node.engine()
+    await engine.recover()
+    scene = Scene(node, engine)
+    await scene.remove_everything()
+    assert node.leftovers(empty) == []
+    await scene.prepare("stop_container")
+    await scene.remove_everything()
+    assert node.leftovers(empty) == []
+    await engine.close()
 
 
 @pytest.mark.parametrize("how", ["error", "cancel"])

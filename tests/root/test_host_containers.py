@@ -160,6 +160,29 @@ def open_files(pid: int) -> list[str]:
     return [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
 
 
+@pytest.mark.parametrize("delay_ms", range(0, 30, 3))
+async def test_a_runtime_killed_in_a_create_leaves_what_can_be_undone(
+    kit: Kit, delay_ms: int
+) -> None:
+    request = kit.bundle("sleep", "1000")
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(kit.root), request.container_id, str(RUNTIME)],
+        stdout=subprocess.PIPE,
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"go\n"
+        await asyncio.sleep(delay_ms / 1000)
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        parent.stdout.read()  # ends when the start that was under way has become conmon, or not
+    await kit.monitor.remove(request.container_id)
+    await kit.runtime.delete(request.container_id)
+    await kit.cgroups.remove(kit.cgroups.oci_path(kit.parent, request.container_id))
+    assert not kit.runtime.knows(request.container_id)
+    assert not [left for left in kit.leftovers() if request.container_id in left]
+    assert not (request.bundle / "conmon.pid").exists()
+
+
 PARENT = """
 import asyncio, sys
 from pathlib import Path
@@ -171,6 +194,7 @@ async def main():
     runtime = OciCli(Path(sys.argv[3]), root / "oci")
     monitor = Conmon(Path("/usr/bin/conmon"), root / "containers", root / "exits")
     leak = open("/dev/zero"); import os; os.set_inheritable(leak.fileno(), True)
+    print("go", flush=True)
     await monitor.create(runtime, MonitorRequest(container_id=container,
         bundle=root / "containers" / container, log_path=root / "logs" / (container + ".log"),
         terminal=False, stdin=False, stdin_once=False))
@@ -183,11 +207,12 @@ asyncio.run(main())
 
 async def test_a_container_and_its_log_survive_a_killed_runtime(kit: Kit) -> None:
     request = kit.bundle("sh", "-c", "while [ ! -e /go ]; do sleep 0.05; done; echo late; exit 3")
-    with subprocess.Popen(  # noqa: ASYNC220  # it is killed here
+    with subprocess.Popen(  # it is killed here
         [sys.executable, "-c", PARENT, str(kit.root), request.container_id, str(RUNTIME)],
         stdout=subprocess.PIPE,
     ) as parent:
         assert parent.stdout is not None
+        assert parent.stdout.readline() == b"go\n"
         assert parent.stdout.readline() == b"up\n"
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()

@@ -35,7 +35,6 @@ from noderuntime.policy.rules import HandlerRules
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(shutil.which("crun") is None, reason="needs crun"),
     pytest.mark.skipif(shutil.which("busybox") is None, reason="needs busybox"),
 ]
 SANDBOX = SandboxConfig(
@@ -43,7 +42,8 @@ SANDBOX = SandboxConfig(
 )
 TIMEOUT_S = 30
 CGROUP = f"nr-policy-{os.getpid()}"
-# What busybox's shell needs to print a line, and crun to start it under the filter.
+# What busybox's shell needs to print a line; the last line is runc's, whose own Go code ends under
+# the filter.
 LEAST_SYSCALLS = (
     *("access", "arch_prctl", "brk", "close", "clone", "dup2", "execve", "exit", "exit_group"),
     *("faccessat2", "fcntl", "fstat", "getcwd", "getegid", "geteuid", "getgid", "getpid"),
@@ -51,6 +51,16 @@ LEAST_SYSCALLS = (
     *("newfstatat", "openat", "pread64", "prlimit64", "read", "readlink", "rseq"),
     *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sendfile"),
     *("set_robust_list", "set_tid_address", "stat", "time", "uname", "wait4", "write"),
+    *(
+        "epoll_pwait",
+        "fstatfs",
+        "futex",
+        "getdents64",
+        "madvise",
+        "nanosleep",
+        "sched_yield",
+        "tgkill",
+    ),
 )
 
 
@@ -59,36 +69,41 @@ class Node:
     """A folder with a root file system, in which containers run one after another."""
 
     folder: Path
-    runtime: str = "crun"
+    runtime: str
 
     def run(
-        self, grant: ContainerGrant, mounts: tuple[Mount, ...] = (), **layout: object
+        self, grant: ContainerGrant, mounts: tuple[Mount, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
-        container_id = f"nr-policy-{uuid4().hex[:12]}"
-        built = spec.build(
-            grant,
-            spec.SpecLayout(
-                rootfs=str(self.folder / "rootfs"),
-                cgroups_path=f"/{CGROUP}/{container_id}",
-                mounts=mounts,
-            ),
-        )
-        _with_own_namespaces(built)
-        (self.folder / "config.json").write_text(json.dumps(built | layout))
-        command = [self.runtime, "--root", str(self.folder / "state")]
+        """Run a container to its end."""
+        container_id = self.prepare(grant, mounts)
         try:
-            return subprocess.run(
-                [*command, "run", "--bundle", str(self.folder), container_id],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT_S,
-                check=False,
-            )
+            return self.call("run", "--bundle", str(self.folder), container_id)
         finally:
-            subprocess.run(
-                [*command, "delete", "--force", container_id], capture_output=True, check=False
-            )
+            self.call("delete", "--force", container_id)
+
+    def prepare(self, grant: ContainerGrant, mounts: tuple[Mount, ...] = ()) -> str:
+        """Write config.json and return the ID of the container to be."""
+        container_id = f"nr-policy-{uuid4().hex[:12]}"
+        layout = spec.SpecLayout(
+            rootfs=str(self.folder / "rootfs"),
+            cgroups_path=f"/{CGROUP}/{container_id}",
+            mounts=mounts,
+        )
+        built = spec.build(grant, layout)
+        _with_own_namespaces(built)
+        (self.folder / "config.json").write_text(json.dumps(built))
+        return container_id
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Call the OCI runtime."""
+        return subprocess.run(
+            [self.runtime, "--root", str(self.folder / "state"), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
 
 
 def _with_own_namespaces(built: dict[str, object]) -> None:
@@ -97,8 +112,12 @@ def _with_own_namespaces(built: dict[str, object]) -> None:
     linux["namespaces"] += [{"type": "network"}, {"type": "ipc"}, {"type": "uts"}]
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+@pytest.fixture(scope="module", params=["crun", "runc"])
+def node(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Node]:
+    if shutil.which(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
     folder = tmp_path_factory.mktemp("nr-policy")
     rootfs = folder / "rootfs"
     for name in ("bin", "etc", "tmp", "work", "mnt"):
@@ -109,6 +128,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         "cat",
         "grep",
         "mkdir",
+        "sleep",
         "touch",
         "id",
         "mount",
@@ -117,7 +137,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         "chroot",
     ):
         (rootfs / "bin" / applet).symlink_to("busybox")
-    yield Node(folder)
+    yield Node(folder, request.param)
     root = Path("/sys/fs/cgroup")
     for cgroup in (root / CGROUP, *root.glob(f"*/{CGROUP}")):
         if cgroup.exists():
@@ -228,6 +248,18 @@ def test_a_profile_with_newer_system_calls_is_taken_by_the_runtime(node: Node) -
         pytest.param(
             ("/usr/bin/perl", "-e", "print 6*7, qq(\\n); exit(fork() ? 0 : 0)"), id="perl"
         ),
+        pytest.param(
+            ("/usr/bin/perl", "-e", "print socket(S, 40, 1, 0) ? 'made' : $!{EPERM} && 42"),
+            id="perl, which cannot make a vsock",
+        ),
+        pytest.param(
+            (
+                "/usr/bin/python3",
+                "-c",
+                "from threading import Thread as T; T(target=print, args=(42,)).start()",
+            ),
+            id="python with a thread",
+        ),
         pytest.param(("/bin/bash", "-c", "x=$( (echo 42) ); echo $x"), id="bash with subshells"),
     ],
 )
@@ -243,6 +275,27 @@ def test_the_default_filter_lets_dynamically_linked_programs_run(
     profile = {"hostPaths": [{"path": m.host_path} for m in mounts]}
     result = node.run(granted(profile, *argv, mounts=mounts), mounts)
     assert result.stdout.splitlines()[:1] == ["42"], result.stderr
+
+
+def test_an_exec_has_the_containers_restrictions(node: Node) -> None:
+    profile = {"capabilities": {"default": ["KILL"]}, "seccomp": {"deny": [{"names": ["mkdir"]}]}}
+    # The pipes of a detached container are the caller's: it must not hold them open.
+    grant = granted(profile, "sh", "-c", "exec >/dev/null 2>&1; while :; do sleep 1; done")
+    container_id = node.prepare(grant)
+    try:
+        started = node.call("run", "--detach", "--bundle", str(node.folder), container_id)
+        assert started.returncode == 0, started.stderr
+        config: Any = json.loads((node.folder / "config.json").read_text())
+        argv = ["sh", "-c", "cat /proc/self/status; mkdir /work/no"]
+        process = node.folder / "process.json"
+        process.write_text(json.dumps(spec.exec_process(config["process"], argv, tty=False)))
+        result = node.call("exec", "--process", str(process), container_id)
+    finally:
+        node.call("delete", "--force", container_id)
+    assert "Operation not permitted" in result.stderr
+    lines = dict(line.split(":", 1) for line in result.stdout.splitlines())
+    assert int(lines["CapBnd"], 16) == 1 << 5
+    assert (lines["Seccomp"].strip(), lines["NoNewPrivs"].strip()) == ("2", "1")
 
 
 def test_a_read_only_root_and_the_masks_hold(node: Node) -> None:

@@ -91,6 +91,7 @@ async def test_serve_answers_tells_the_truth_and_ends_at_sigterm(served: Served)
     status = await served.status()
     assert status.name == "noderuntime"
     assert {"", "crun"} <= set(status.handlers)
+    assert status.served.handlers == ()  # none of a revision: the node's own are not counted
     assert served.get("/healthz") == (200, "ok\n")
     code, why = served.get("/readyz")
     assert code == 503

@@ -43,13 +43,13 @@ class Blob:
 
 
 def write_layout(folder: Path, tag: str, layers: Sequence[Layer], config: Config) -> str:
-    """Write the layout anew and return the manifest's digest; the layers' files are moved in."""
+    """Write the layout anew and return the manifest's digest; the layers' files are linked in."""
     scratch = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(scratch, ignore_errors=True)
     blobs = scratch / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     for layer in layers:
-        layer.path.replace(blobs / layer.digest.partition(":")[2])
+        (blobs / layer.digest.partition(":")[2]).hardlink_to(layer.path)
     packed = [Blob(LAYER, layer.digest, layer.size_bytes).descriptor() for layer in layers]
     described = _put(blobs, CONFIG, _config(layers, config))
     manifest = _put(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -54,6 +54,9 @@ _SCRIPTS: Final = {
     "noderuntime": "noderuntime.cli.main",
     "noderuntime-operator": "noderuntime_operator.main",
 }
+_SITE: Final = f"usr/local/lib/python{PYTHON}/dist-packages"
+# What only `noderuntime serve` imports, which runs on the host and not from this image.
+_RUNTIME_ONLY: Final = ("isal", "pyseccomp", "zstandard")
 REDIS_USER: Final = 999
 _APPLETS: Final = (
     "ash awk base64 basename cat chmod chown chroot cp cut date dd df dirname dmesg du echo env "
@@ -93,9 +96,13 @@ def build(layout: Layout, recipe: Recipe, into: Path | None = None) -> tuple[Pat
 
 
 def _digest(layout: Layout, recipe: Recipe) -> str:
-    digest = hashlib.sha256(f"{recipe.name}:{recipe.tag}".encode())
+    return _digest_of(f"{recipe.name}:{recipe.tag}", recipe.inputs(layout))
+
+
+def _digest_of(name: str, inputs: Sequence[Path]) -> str:
+    digest = hashlib.sha256(name.encode())
     code = sorted(Path(__file__).parent.glob("*.py"))
-    for path in (*code, *recipe.inputs(layout)):
+    for path in (*code, *inputs):
         digest.update(f"{path.name}\0".encode())
         # A package's name holds its version; its content need not be read.
         digest.update(b"" if path.suffix == ".deb" else _content(path))
@@ -120,23 +127,41 @@ def _sources(layout: Layout) -> list[Path]:
     )
 
 
-def _noderuntime_inputs(layout: Layout) -> list[Path]:
+def _base_inputs(layout: Layout) -> list[Path]:
     lock = layout.repository / "requirements/image.lock"
-    return [*debian.fetch(layout, _PYTHON_PACKAGES), lock, *_sources(layout)]
+    return [*debian.fetch(layout, _PYTHON_PACKAGES), lock]
+
+
+def _noderuntime_inputs(layout: Layout) -> list[Path]:
+    return [*_base_inputs(layout), *_sources(layout)]
+
+
+def _base(layout: Layout) -> tuple[Path, Layer]:
+    """Python with the locked wheels, as a folder and as a layer; kept, because it takes a while."""
+    place = layout.images / ".base"
+    stamp, root = place / "inputs", place / "root"
+    wanted = _digest_of("base", _base_inputs(layout))
+    if not stamp.exists() or stamp.read_text().split()[0] != wanted:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        rootfs.empty(root)
+        rootfs.add_packages(layout, root, _PYTHON_PACKAGES)
+        rootfs.add_certificates(root)
+        rootfs.prune_python(root, PYTHON)
+        lock = layout.repository / "requirements/image.lock"
+        rootfs.add_wheels(layout, root, PYTHON, lock, _RUNTIME_ONLY)
+        rootfs.compile_python(layout, root, (f"/usr/lib/python{PYTHON}", f"/{_SITE}"), PYTHON)
+        layer = write_layer(root, place / "layer.tar.gz", {"/home/nonroot": rootfs.NOBODY})
+        stamp.write_text(f"{wanted} {layer.digest} {layer.diff_id} {layer.size_bytes}")
+    _, digest, diff_id, size = stamp.read_text().split()
+    return root, Layer(place / "layer.tar.gz", digest, diff_id, int(size))
 
 
 def _noderuntime(layout: Layout, scratch: Path) -> tuple[list[Layer], oci.Config]:
     """Two layers: Python with the locked wheels, and our code, which changes more often."""
-    base, own = scratch / "base", scratch / "own"
-    rootfs.empty(base)
-    rootfs.add_packages(layout, base, _PYTHON_PACKAGES)
-    rootfs.add_certificates(base)
-    rootfs.prune_python(base, PYTHON)
-    rootfs.add_wheels(layout, base, PYTHON, layout.repository / "requirements/image.lock")
-    site = f"usr/local/lib/python{PYTHON}/dist-packages"
-    rootfs.compile_python(layout, base, (f"/usr/lib/python{PYTHON}", f"/{site}"), PYTHON)
-    layers = [write_layer(base, scratch / "base.tar.gz", {"/home/nonroot": rootfs.NOBODY})]
-    _own_code(layout, own / site)
+    base, base_layer = _base(layout)
+    own = scratch / "own"
+    _own_code(layout, own / _SITE)
     scripts = own / "usr/local/bin"
     scripts.mkdir(parents=True)
     for name, module in _SCRIPTS.items():
@@ -147,13 +172,13 @@ def _noderuntime(layout: Layout, scratch: Path) -> tuple[list[Layer], oci.Config
         )
         script.chmod(0o755)
     # Compiled inside the base, because the image's Python is there.
-    for package in sorted((own / site).iterdir()):
-        shutil.copytree(package, base / site / package.name)
-        rootfs.compile_python(layout, base, (f"/{site}/{package.name}",), PYTHON)
-        shutil.rmtree(package)
-        (base / site / package.name).rename(package)
-    layers.append(write_layer(own, scratch / "own.tar.gz"))
-    return layers, oci.Config(
+    for package in sorted((own / _SITE).iterdir()):
+        guest = base / _SITE / package.name
+        shutil.rmtree(guest, ignore_errors=True)
+        package.rename(guest)
+        rootfs.compile_python(layout, base, (f"/{_SITE}/{package.name}",), PYTHON)
+        guest.rename(package)
+    return [base_layer, write_layer(own, scratch / "own.tar.gz")], oci.Config(
         user=f"{rootfs.NOBODY}:{rootfs.NOBODY}",
         command=("noderuntime-operator",),
         environment=(

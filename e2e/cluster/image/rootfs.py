@@ -118,8 +118,24 @@ def prune_python(folder: Path, version: str) -> None:
         shutil.rmtree(path)
 
 
-def add_wheels(layout: Layout, folder: Path, version: str, lock: Path) -> None:
+def without(lock: str, names: Sequence[str]) -> str:
+    """A lock file's text without some of its packages."""
+    kept: list[str] = []
+    skips = False
+    for line in lock.splitlines():
+        if not line.startswith((" ", "#")):
+            skips = line.partition("==")[0] in names
+        if not skips:
+            kept.append(line)
+    return "\n".join([*kept, ""])
+
+
+def add_wheels(
+    layout: Layout, folder: Path, version: str, lock: Path, left_out: Sequence[str] = ()
+) -> None:
     """The locked wheels, checked against their hashes, into the image's site folder."""
+    wanted = folder.with_name(f"{folder.name}.lock")
+    wanted.write_text(without(lock.read_text(), left_out))
     place = folder / f"usr/local/lib/python{version}/dist-packages"
     place.mkdir(parents=True, exist_ok=True)
     platforms = [word for name in _PLATFORMS for word in ("--platform", f"{name}_x86_64")]
@@ -129,7 +145,7 @@ def add_wheels(layout: Layout, folder: Path, version: str, lock: Path) -> None:
             *("--disable-pip-version-check", "--no-warn-script-location", "--require-hashes"),
             *("--only-binary", ":all:", "--implementation", "cp", "--python-version", version),
             *platforms,
-            *("--target", str(place), "-r", str(lock)),
+            *("--target", str(place), "-r", str(wanted)),
         ],
         layout,
         timeout_s=600,

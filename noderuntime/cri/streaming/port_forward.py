@@ -13,8 +13,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from noderuntime.cri.streaming.session import READ_BYTES, Session, Stream, StreamClosedError
 from noderuntime.cri.streaming.events import Reset
+from noderuntime.cri.streaming.session import READ_BYTES, Session, Stream, StreamClosedError
 from noderuntime.errors import NodeRuntimeError
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import json
 import logging
-from typing import TYPE_CHECKING, Final, TypeGuard
+from typing import TYPE_CHECKING, Final, TypeGuard, cast
 
-from noderuntime.cri.streaming.session import Session, Stream, StreamClosedError
 from noderuntime.cri.streaming.events import Reset
+from noderuntime.cri.streaming.session import Session, Stream, StreamClosedError
 from noderuntime.errors import NodeRuntimeError
 
 if TYPE_CHECKING:
@@ -158,7 +158,8 @@ async def _pump_resize(process: AttachStream, resize: Stream) -> None:
 async def _resize(process: AttachStream, size: object) -> None:
     if not isinstance(size, dict):
         return
-    width, height = size.get("Width"), size.get("Height")
+    fields = cast("dict[str, object]", size)
+    width, height = fields.get("Width"), fields.get("Height")
     if _is_cells(width) and _is_cells(height):
         with contextlib.suppress(OSError, NodeRuntimeError):
             await process.resize(width, height)

@@ -17,6 +17,7 @@ from noderuntime.errors import ImageError
 from tests.fakes.registry import File, digest_of, folder, make_tar
 from tests.root.images.conftest import Unpack
 
+NOISE = random.Random(1).randbytes(3 << 20)
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 
 
@@ -70,7 +71,11 @@ def test_attributes_that_belong_to_the_file_are_set_and_labels_of_a_host_are_not
         "SCHILY.xattr.security.selinux": "system_u:object_r:x:s0",
         "SCHILY.xattr.trusted.secret": "x",
     }
-    unpack(make_tar([File("ping", b"x", uid=4, pax=pax), File("l", kind=tarfile.SYMTYPE, link="p", pax=pax)]))
+    unpack(
+        make_tar(
+            [File("ping", b"x", uid=4, pax=pax), File("l", kind=tarfile.SYMTYPE, link="p", pax=pax)]
+        )
+    )
 
     path = tmp_path / "diff/ping"
     assert os.getxattr(path, "security.capability")[:8] == CAPABILITY[:8]
@@ -82,7 +87,7 @@ def test_attributes_that_belong_to_the_file_are_set_and_labels_of_a_host_are_not
 def test_layers_unpack_the_same_in_every_compression(
     unpack: Unpack, tmp_path: Path, pack: str
 ) -> None:
-    data = random.Random(1).randbytes(3 << 20)
+    data = NOISE
     tar = make_tar([File("a", data), folder("d"), File("d/b", data[:777])])
     half = len(tar) // 2
     zstd = zstandard.ZstdCompressor().compress
@@ -169,7 +174,15 @@ def test_the_later_of_two_entries_counts_and_does_not_write_through(
 
 
 def test_long_and_odd_names_stay_as_they_are(unpack: Unpack, tmp_path: Path) -> None:
-    names = ["n" * 200, "d" * 120 + "/" + "f" * 120, "with\nnewline", "sp ace", "ü", "a/./b//c", "/abs"]
+    names = [
+        "n" * 200,
+        "d" * 120 + "/" + "f" * 120,
+        "with\nnewline",
+        "sp ace",
+        "ü",
+        "a/./b//c",
+        "/abs",
+    ]
     unpack(make_tar([File(name, name.encode()) for name in names]))
 
     root = tmp_path / "diff"
@@ -259,7 +272,7 @@ def test_a_bomb_of_entries_is_stopped(unpack: Unpack) -> None:
 
 
 def test_a_bomb_of_extended_headers_is_stopped(unpack: Unpack) -> None:
-    with pytest.raises(ImageError, match="extended header of .* at most"):
+    with pytest.raises(ImageError, match=r"extended header of .* at most"):
         unpack(make_tar([File("f", pax={"comment": "x" * (1 << 21)})]))
 
 
@@ -271,9 +284,9 @@ def test_an_archive_that_is_cut_off_is_refused(unpack: Unpack, cut: int) -> None
 
 
 def test_broken_compression_is_told(unpack: Unpack) -> None:
-    packed = bytearray(gzip.compress(make_tar([File("a", random.Random(1).randbytes(9000))])))
+    packed = bytearray(gzip.compress(make_tar([File("a", NOISE[:9000])])))
     packed[5000] ^= 0xFF
-    with pytest.raises(ImageError, match="(compressed data is broken|checksum|cut off)"):
+    with pytest.raises(ImageError, match=r"(compressed data is broken|checksum|cut off)"):
         unpack(bytes(packed))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 
 def listing(root: Path) -> dict[str, tuple[object, ...]]:
-    """Everything that is to be the same: type, mode, owner, size, time, target, device, attributes."""
+    """Everything that is to be the same, by path."""
     found: dict[str, tuple[object, ...]] = {}
     for path in sorted([root, *root.rglob("*")]):
         info = path.lstat()
@@ -36,7 +36,7 @@ def listing(root: Path) -> dict[str, tuple[object, ...]]:
 
 
 def census(root: Path) -> set[tuple[str, str, int]]:
-    """Names, modes and sizes of all that is below ``root``; records hold times, so not their size."""
+    """Names, modes and sizes of all below ``root`` (records hold times: not their size)."""
     return {
         (
             str(path.relative_to(root)),
@@ -48,7 +48,7 @@ def census(root: Path) -> set[tuple[str, str, int]]:
 
 
 @contextmanager
-def overlay(lowers: Sequence[Path], at: Path) -> Iterator[Path]:
+def overlay(lowers: Sequence[Path], at: Path) -> Generator[Path, None, None]:
     """Mount layers (topmost first) read-only."""
     at.mkdir()
     if len(lowers) == 1:

@@ -12,6 +12,12 @@ def test_new_and_gone_things_are_told_by_topic() -> None:
     }
 
 
+def test_what_others_make_is_left_out_when_their_names_are_told() -> None:
+    before, after = {"mounts": ["/"]}, {"mounts": ["/", "/tmp/theirs-1", "/ours"]}
+
+    assert census.differences(before, after, "/theirs-") == {"mounts": ["+ /ours"]}
+
+
 def test_a_census_survives_its_document() -> None:
     taken = {"links": ["lo"]}
 

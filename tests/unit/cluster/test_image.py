@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 
-from e2e.cluster.image import oci, push
+from e2e.cluster.image import oci, push, rootfs
 from e2e.cluster.image.layer import write_layer
 from e2e.cluster.state import ClusterError
 
@@ -85,6 +85,12 @@ def test_a_layout_is_whole_and_names_its_image(tmp_path: Path) -> None:
     config = json.loads(oci.blob_path(folder, manifest["config"]["digest"]).read_bytes())
     assert config["config"]["User"] == "1:1"
     assert len(config["rootfs"]["diff_ids"]) == 1
+
+
+def test_a_lock_without_a_package_is_without_its_hashes() -> None:
+    lock = "# note\na==1 \\\n    --hash=1\nbc==2 \\\n    --hash=2\nb==3\n"
+
+    assert rootfs.without(lock, ("bc",)) == "# note\na==1 \\\n    --hash=1\nb==3\n"
 
 
 class _Registry(http.server.BaseHTTPRequestHandler):

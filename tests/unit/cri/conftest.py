@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+    from google.protobuf.message import Message
+
     from noderuntime.cri.streaming.tokens import Ticket
 
 
@@ -44,7 +47,7 @@ class Client:
     urls: RecordedUrls
     path: Path
 
-    async def call(self, name: str, request: Any = None, **options: Any) -> Any:
+    async def call(self, name: str, request: Message | None = None) -> Any:  # of many
         service, method = _method(name)
         path = f"/{service.full_name}/{name}"
         answer = message_factory.GetMessageClass(method.output_type)
@@ -53,12 +56,17 @@ class Client:
             stream = self.channel.unary_stream(
                 path, type(message).SerializeToString, answer.FromString
             )
-            return [each async for each in stream(message, timeout=5, **options)]
+            return [each async for each in stream(message, timeout=5)]
         unary = self.channel.unary_unary(path, type(message).SerializeToString, answer.FromString)
-        return await unary(message, timeout=5, **options)
+        return await unary(message, timeout=5)
+
+    async def raw(self, path: str, data: bytes) -> bytes:
+        unary: Any = self.channel.unary_unary(path)  # pyright: ignore[reportUnknownVariableType]
+        answer: bytes = await unary(data, timeout=5)
+        return answer
 
 
-def _method(name: str) -> Any:
+def _method(name: str) -> tuple[ServiceDescriptor, MethodDescriptor]:
     for service in pb.DESCRIPTOR.services_by_name.values():
         if name in service.methods_by_name:
             return service, service.methods_by_name[name]

@@ -21,6 +21,7 @@ from tests.fakes.cri_engine import IMAGE
 if TYPE_CHECKING:
     from tests.unit.cri.conftest import Client
 
+PASSWORD = "pw"  # of nobody
 SPEC = pb.ImageSpec(image="registry.test/app:1")
 
 
@@ -51,13 +52,13 @@ def test_the_registry_of_a_reference(reference: str, host: str) -> None:
     ],
 )
 def test_a_login_is_used_only_for_its_registry(server: str, reference: str, is_for: bool) -> None:
-    auth = pb.AuthConfig(username="me", password="pw", server_address=server)
+    auth = pb.AuthConfig(username="me", password=PASSWORD, server_address=server)
     assert (credentials(auth, reference) is not None) is is_for
 
 
 def test_auth_is_base64_of_user_and_password() -> None:
-    auth = pb.AuthConfig(auth=base64.b64encode(b"me:p:w\0").decode())
-    assert credentials(auth, "a") == Credentials(username="me", password="p:w")
+    auth = pb.AuthConfig(auth=base64.b64encode(b"me:pw:w\0").decode())
+    assert credentials(auth, "a") == Credentials(username="me", password=f"{PASSWORD}:w")
 
 
 @pytest.mark.parametrize("auth", ["***", base64.b64encode(b"no colon").decode(), "/w=="])
@@ -69,7 +70,7 @@ def test_auth_that_is_none_is_refused_unquoted(auth: str) -> None:
 
 def test_a_secret_with_a_line_break_is_refused_unquoted() -> None:
     with pytest.raises(InvalidArgumentError, match=r"auth\.password: holds a control"):
-        credentials(pb.AuthConfig(username="me", password="pw\r\nX: y"), "a")
+        credentials(pb.AuthConfig(username="me", password=PASSWORD + "\r\nX: y"), "a")
 
 
 def test_no_login_is_none() -> None:

@@ -22,8 +22,10 @@ from noderuntime.errors import (
     RegistryUnavailableError,
     UnavailableError,
 )
+from noderuntime.policy.model import PodIdentity, SandboxConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from pathlib import Path
 
     from tests.unit.cri.conftest import Client
@@ -68,7 +70,7 @@ async def run_pod(cri: Client) -> tuple[str, str]:
     return sandbox.pod_sandbox_id, container.container_id
 
 
-async def failure(call: Any) -> tuple[grpc.StatusCode, str]:
+async def failure(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(aio.AioRpcError) as caught:
         await call
     return caught.value.code(), caught.value.details() or ""
@@ -164,7 +166,7 @@ async def test_a_pods_life_is_told_as_the_kubelet_reads_it(cri: Client) -> None:
     ],
 )
 async def test_lists_and_streams_of_sandboxes_filter_alike(
-    cri: Client, wanted: Any, count: int
+    cri: Client, wanted: dict[str, Any], count: int
 ) -> None:
     await run_pod(cri)
     answer = await cri.call(
@@ -272,15 +274,14 @@ async def test_a_bug_is_internal_logged_once_and_keeps_its_text_to_itself(
 
 
 async def test_bytes_that_are_no_message_are_the_callers_fault(cri: Client) -> None:
-    call: Any = cri.channel.unary_unary("/runtime.v1.RuntimeService/Status")
-    code, details = await failure(call(b"\xff\xff\xff", timeout=5))
+    code, details = await failure(cri.raw("/runtime.v1.RuntimeService/Status", b"\xff\xff\xff"))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "Status" in details
 
 
 async def test_an_unknown_method_is_unimplemented(cri: Client) -> None:
-    call: Any = cri.channel.unary_unary("/runtime.v1.RuntimeService/Dance")
-    assert (await failure(call(b"", timeout=5)))[0] is grpc.StatusCode.UNIMPLEMENTED
+    call = cri.raw("/runtime.v1.RuntimeService/Dance", b"")
+    assert (await failure(call))[0] is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_a_cancelled_call_leaves_the_server_answering(
@@ -325,7 +326,5 @@ def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
         clear_the_way(path)
 
 
-def _model() -> Any:
-    from noderuntime.policy.model import PodIdentity, SandboxConfig
-
+def _model() -> SandboxConfig:
     return SandboxConfig(pod=PodIdentity(name="a", namespace="b", uid="c"))

@@ -1,4 +1,4 @@
-"""The SPDY protocol object: bytes against events, with both ends of ours and with hand-made frames."""
+"""The SPDY protocol object: bytes against events, with ends of ours and hand-made frames."""
 
 from __future__ import annotations
 

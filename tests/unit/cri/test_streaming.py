@@ -266,7 +266,7 @@ async def test_a_peer_that_speaks_no_http_is_dropped(node: Node, data: bytes) ->
 
 @pytest.mark.parametrize("address", ["localhost:1", "127.0.0.1", "127.0.0.1:99999", ":0", "1:x"])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match="streaming.address"):
+    with pytest.raises(ConfigError, match=r"streaming\.address"):
         StreamingServer(FakeEngine(), address)
 
 
@@ -288,7 +288,7 @@ async def serve_upper() -> tuple[asyncio.Server, int]:
 async def test_port_forward_carries_several_pairs(node: Node) -> None:
     server, port = await serve_upper()
     client = await SpdyClient.connect(node.forward(), FORWARDING)
-    pairs = []
+    pairs: list[list[int]] = []
     for number in range(3):
         headers = {"port": str(port), "requestID": str(number)}
         pairs.append([await client.open(kind, **headers) for kind in ("error", "data")])
@@ -347,5 +347,5 @@ async def test_a_second_stream_of_the_same_kind_is_refused(node: Node) -> None:
 
 async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event
+        while not condition():  # what is waited for has no event
             await asyncio.sleep(0.005)

@@ -135,16 +135,25 @@ def test_a_handlers_program_is_the_nodes_when_it_has_one_of_that_name(tmp_path: 
 
 
 async def test_a_revision_is_seen_when_it_is_renamed_into_place(
-    table: HandlerTable, path: Path
+    table: HandlerTable, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path.parent.mkdir()
+    seen = asyncio.Event()
+    refresh = table.refresh
+
+    def refresh_and_tell() -> None:
+        refresh()
+        if table.revision:
+            seen.set()
+
+    monkeypatch.setattr(table, "refresh", refresh_and_tell)
     watch = asyncio.Task(table.watch())
     await asyncio.sleep(0)
     revision = make_revision((declared(),))
     write(path, revision)
-    async with asyncio.timeout(5):
-        while table.revision != revision.digest:
-            await asyncio.sleep(0.005)
+    async with asyncio.timeout(2):
+        await seen.wait()
+    assert table.revision == revision.digest
     watch.cancel()
     with pytest.raises(asyncio.CancelledError):
         await watch

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
 from noderuntime.engine.engine import Engine, steps_of
 from noderuntime.errors import HostError, NodeRuntimeError
-from noderuntime.policy.model import ContainerConfig, PodIdentity, SandboxConfig
-from tests.fakes.engine import World, new_engine, new_world
+from tests.fakes.engine import World, container_config, new_engine, sandbox_config
 
-POD = PodIdentity(name="web", namespace="shop", uid="u-1")
 MAKING = ("run_sandbox", "create_container", "start_container")
 
 
@@ -34,15 +31,6 @@ class Fault:
         if self._how == "cancel":
             raise asyncio.CancelledError
         await asyncio.Event().wait()  # killed: this process does nothing any more
-
-
-def sandbox_config(attempt: int = 0) -> SandboxConfig:
-    pod = PodIdentity(name=POD.name, namespace=POD.namespace, uid=POD.uid, attempt=attempt)
-    return SandboxConfig(pod=pod, hostname="web")
-
-
-def container_config(attempt: int = 0) -> ContainerConfig:
-    return ContainerConfig(name="app", image="registry.example.com/app:1", attempt=attempt)
 
 
 class Scene:
@@ -82,12 +70,9 @@ class Scene:
             await self.engine.remove_sandbox(record.id)
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return new_world(tmp_path)
-
-
-PLACES = [f"{step}:{when}" for step in steps_of() for when in ("before", "after")]
+# What is cut off after a step is cut off before the next one, but for the last.
+LAST = {step.partition("/")[0]: step for step in steps_of()}
+PLACES = [f"{step}:before" for step in steps_of()] + [f"{step}:after" for step in LAST.values()]
 
 
 @pytest.mark.parametrize("how", ["error", "cancel"])
@@ -155,11 +140,4 @@ async def test_a_verb_is_undone_or_done_by_the_next_start_when_the_runtime_is_ki
         assert world.census() == empty
         await engine.close()
         call.cancel()
-    await _bury(killed)
-
-
-async def _bury(killed: Engine) -> None:
-    """End the tasks of the frozen engine; what it undoes now is not looked at any more."""
-    jobs = killed._node.jobs
-    await jobs.close(0.0)
-    killed._node.disk.close()
+    await killed.close(grace_s=0.0)  # what the frozen one undoes now is not looked at any more

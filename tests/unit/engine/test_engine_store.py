@@ -72,7 +72,7 @@ async def test_a_name_is_free_again_when_its_record_is_dropped(tmp_path: Path) -
     await store.sandboxes.drop("a" * 64)
     await store.sandboxes.drop("a" * 64)
     assert store.sandboxes.named(record("a").config.pod) is None
-    assert list(tmp_path.rglob("*.json")) == []
+    assert (await loaded(tmp_path)).sandboxes.all() == ()
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,14 @@ async def test_an_intent_is_there_until_it_is_ended(tmp_path: Path) -> None:
     assert await Journal(tmp_path, Disk()).load() == (intent,)
     await journal.end(intent)
     assert await Journal(tmp_path, Disk()).load() == ()
+
+
+async def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+    await loaded(tmp_path)
+    torn = tmp_path / "sandboxes" / ("a" * 64 + ".json.tmp")
+    torn.write_bytes(b'{"id"')
+    assert (await loaded(tmp_path)).sandboxes.all() == ()
+    assert not torn.exists()
 
 
 async def test_an_intent_is_set_aside_when_it_cannot_be_read(tmp_path: Path) -> None:

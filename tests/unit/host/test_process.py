@@ -17,6 +17,13 @@ def shell(script: str, **changes: object) -> Command:
     return Command(argv=("/bin/sh", "-c", script), **changes)  # type: ignore[arg-type]
 
 
+async def wait_gone(argument: str) -> None:
+    """Wait until no process has this argument: one that was killed needs a moment to end."""
+    async with asyncio.timeout(10):
+        while [s for s in pids.all_stats() if argument in pids.command_line(s.pid)]:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_program_gets_its_input_and_gives_outputs_and_status() -> None:
     output = await run(shell("cat; echo err >&2; exit 3", stdin=b"in"))
     assert (output.exit_code, output.stdout, output.stderr) == (3, b"in", b"err\n")
@@ -56,8 +63,8 @@ async def test_a_program_past_its_time_is_killed_with_its_children() -> None:
     begin = time.monotonic()
     with pytest.raises(DeadlineExceededError, match=r"sh did not finish within 0\.1 s"):
         await run(shell("sleep 54321 & sleep 54321", timeout_s=0.1))
-    assert time.monotonic() - begin < 2
-    assert not [s for s in pids.all_stats() if "54321" in pids.command_line(s.pid)]
+    assert time.monotonic() - begin < 10
+    await wait_gone("54321")
 
 
 async def test_a_cancelled_program_is_killed() -> None:
@@ -66,7 +73,7 @@ async def test_a_cancelled_program_is_killed() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not [s for s in pids.all_stats() if "54322" in pids.command_line(s.pid)]
+    await wait_gone("54322")
 
 
 async def test_a_daemon_that_keeps_the_pipes_is_not_waited_for(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from noderuntime.errors import ImageError, RegistryUnavailableError
+from noderuntime.images import registry as registry_module
 from noderuntime.images import transport
 from noderuntime.images.content import Content, Ingest, digest_of
 from noderuntime.images.hosts import PULL, RESOLVE, Endpoint
@@ -22,7 +23,7 @@ from tests.fakes.registry import Answer, FakeRegistry, File, Request, build_imag
 IMAGE = build_image([File("a", b"x" * 100_000)])
 LAYER = IMAGE.layers[0]
 BLOB = Descriptor(digest=digest_of(LAYER), size_bytes=len(LAYER))
-USER = Credentials(username="me", password="hunter2")  # noqa: S106
+USER = Credentials(username="me", password="hunter2")
 BASIC = "Basic " + base64.b64encode(b"me:hunter2").decode()
 NONE: frozenset[str] = frozenset()
 
@@ -153,7 +154,7 @@ def test_a_registry_that_never_can_is_unavailable(registry: FakeRegistry) -> Non
 
 def test_a_host_that_does_not_answer_is_unavailable() -> None:
     endpoint = Endpoint(base="http://127.0.0.1:1/v2", is_upstream=True)
-    with pytest.raises(RegistryUnavailableError, match="127.0.0.1:1 is not available: .*refused"):
+    with pytest.raises(RegistryUnavailableError, match=r"127.0.0.1:1 is not available: .*refused"):
         registry_of(Host(endpoint, None, backoff_s=0)).resolve(NONE)
 
 
@@ -162,9 +163,7 @@ def test_a_layer_arrives_verified(registry: FakeRegistry, ingest: Ingest) -> Non
     assert ingest.path.read_bytes() == LAYER
 
 
-def test_a_broken_download_goes_on_where_it_stopped(
-    registry: FakeRegistry, ingest: Ingest
-) -> None:
+def test_a_broken_download_goes_on_where_it_stopped(registry: FakeRegistry, ingest: Ingest) -> None:
     registry.script = on("/blobs/", Answer(200, LAYER, cut=100), None)
     registry_of(host(registry)).blob(BLOB, ingest)
     assert ingest.path.read_bytes() == LAYER
@@ -196,10 +195,19 @@ def test_a_registry_that_always_breaks_off_is_unavailable(
         registry_of(host(registry)).blob(BLOB, ingest)
 
 
-@pytest.mark.parametrize("data", [LAYER + b"!", LAYER[:-1] + b"!", LAYER[:-1]])
-def test_a_damaged_layer_is_never_kept(
-    registry: FakeRegistry, ingest: Ingest, data: bytes
+def test_a_registry_that_only_trickles_is_unavailable(
+    registry: FakeRegistry, ingest: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(registry_module, "SLOW_S", 0.01)
+    registry.script = on("/blobs/", Answer(200, LAYER, pace_s=0.004))
+    with pytest.raises(RegistryUnavailableError, match="fewer than 65536 bytes"):
+        registry_of(host(registry)).blob(BLOB, ingest)
+    with pytest.raises(RegistryUnavailableError, match="fewer than 65536 bytes"):
+        registry_of(host(registry)).small_blob(BLOB)
+
+
+@pytest.mark.parametrize("data", [LAYER + b"!", LAYER[:-1] + b"!", LAYER[:-1]])
+def test_a_damaged_layer_is_never_kept(registry: FakeRegistry, ingest: Ingest, data: bytes) -> None:
     registry.script = on("/blobs/", Answer(200, data))
     with pytest.raises(ImageError):
         registry_of(host(registry)).blob(BLOB, ingest)
@@ -249,7 +257,7 @@ def test_the_upstreams_error_tells_the_mirrors_too(
 ) -> None:
     other.script = lambda _: Answer(403)
     registry.script = lambda _: Answer(404)
-    with pytest.raises(ImageError, match="has no image .* before that: .* denies access"):
+    with pytest.raises(ImageError, match=r"has no image .* before that: .* denies access"):
         registry_of(host(other, is_upstream=False), host(registry)).resolve(NONE)
 
 
@@ -265,9 +273,7 @@ def test_basic_credentials_are_sent_when_asked_for_and_never_to_a_mirror(
     assert "Authorization" not in registry.requests[0].headers
 
 
-def token_script(
-    registry: FakeRegistry, realm: str
-) -> Callable[[Request], Answer | None]:
+def token_script(registry: FakeRegistry, realm: str) -> Callable[[Request], Answer | None]:
     challenge = f'Bearer realm="{realm}",service="reg",scope="repository:app:pull"'
     ask = Answer(401, headers={"WWW-Authenticate": challenge})
     return lambda r: None if r.headers.get("Authorization") == "Bearer t0ken" else ask
@@ -297,7 +303,7 @@ def test_a_token_without_credentials_is_asked_for_without(
 def test_an_identity_token_is_exchanged(registry: FakeRegistry, other: FakeRegistry) -> None:
     other.script = lambda _: Answer(200, b'{"access_token": "t0ken"}')
     registry.script = token_script(registry, f"http://{other.host}/token")
-    registry_of(host(registry, Credentials(identity_token="refresh"))).resolve(NONE)  # noqa: S106
+    registry_of(host(registry, Credentials(identity_token="refresh"))).resolve(NONE)
     (asked,) = other.requests
     assert asked.method == "POST"
     assert b"grant_type=refresh_token" in asked.body
@@ -308,7 +314,7 @@ def test_a_registry_token_is_sent_as_it_is(registry: FakeRegistry) -> None:
     registry.script = lambda r: (
         None if r.headers.get("Authorization") == "Bearer given" else Answer(401)
     )
-    registry_of(host(registry, Credentials(registry_token="given"))).resolve(NONE)  # noqa: S106
+    registry_of(host(registry, Credentials(registry_token="given"))).resolve(NONE)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"token": 3}', b'{"token": "a\\nb"}'])
@@ -325,7 +331,7 @@ def test_a_token_server_without_tls_gets_no_credentials_of_a_tls_registry() -> N
     endpoint = Endpoint(base="https://reg.example/v2", is_upstream=True)
     asked = Host(endpoint, USER, backoff_s=0)
     with pytest.raises(ImageError, match="names a token server without TLS"):
-        asked._answer(['Bearer realm="http://evil/token"'], "app")  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        asked._answer(['Bearer realm="http://evil/token"'], "app")  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])

@@ -172,7 +172,7 @@ def test_libseccomp_knows_every_name_of_a_filter() -> None:
     assert len(KNOWN) > len(IN_LIBSECCOMP) > 400
 
 
-def _is_known(module: Any, machine: object, name: str) -> bool:  # noqa: ANN401
+def _is_known(module: Any, machine: object, name: str) -> bool:
     try:
         module.resolve_syscall(machine, name)
     except (ValueError, OSError):

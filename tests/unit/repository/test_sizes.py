@@ -11,12 +11,18 @@ ROOT = Path(__file__).resolve().parents[3]
 SOURCES = ("noderuntime", "operator", "tests", "e2e", "deploy")
 GENERATED = ROOT / "noderuntime" / "cri" / "runtime_v1"
 MAX_FILE_LINES = 400
+MAX_TEST_LINES = 600  # a table of cases is easier to read in one piece
 MAX_FUNCTION_LINES = 60
 
 
 def sources() -> list[Path]:
     found = [path for folder in SOURCES for path in (ROOT / folder).rglob("*.py")]
     return sorted(path for path in found if GENERATED not in path.parents)
+
+
+def bound_of(path: Path) -> int:
+    is_test = path.relative_to(ROOT).parts[0] == "tests" or path.name.startswith("test_")
+    return MAX_TEST_LINES if is_test else MAX_FILE_LINES
 
 
 def long_functions(path: Path) -> list[str]:
@@ -39,10 +45,12 @@ def python_files() -> list[Path]:
 
 
 def test_no_file_is_longer_than_the_bound(python_files: list[Path]) -> None:
-    lengths = {
-        str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in python_files
+    too_long = {
+        str(path.relative_to(ROOT)): lines
+        for path in python_files
+        if (lines := len(path.read_text().splitlines())) > bound_of(path)
     }
-    assert {name: lines for name, lines in lengths.items() if lines > MAX_FILE_LINES} == {}
+    assert too_long == {}
 
 
 @pytest.mark.slow

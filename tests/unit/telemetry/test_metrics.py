@@ -13,10 +13,13 @@ def test_an_answered_call_is_counted_by_method_and_code() -> None:
 
 
 def test_a_denial_is_counted_by_profile_and_field() -> None:
-    metrics.count_denial("web", "capabilities")
+    for container in ("a", "b"):
+        metrics.count_denial("web", f"containers[{container}].securityContext.privileged")
     metrics.count_finding("web", "privileged")
     text = metrics.render().decode()
-    assert 'noderuntime_policy_denials_total{field="capabilities",profile="web"} 1.0' in text
+    assert (
+        'noderuntime_policy_denials_total{field="containers[].securityContext.privileged"' in text
+    )
     assert 'noderuntime_policy_findings_total{field="privileged",profile="web"} 1.0' in text
 
 

@@ -1,0 +1,149 @@
+"""A change in Git reaches the node whole: flipped, served without a restart, told in the status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.cluster.layout import RUNTIME_ETC
+from e2e.framework import pods
+from e2e.framework.cluster import Cluster
+from e2e.framework.waiting import wait_for
+
+PROFILE = "changing"
+Json = dict[str, Any]
+
+
+def profile(**spec: object) -> Json:
+    return {
+        "apiVersion": "noderuntime.io/v1alpha1",
+        "kind": "SecurityProfile",
+        "metadata": {"name": PROFILE},
+        "spec": {"runAs": {"nonRoot": True}, **spec},
+    }
+
+
+def runtime(name: str) -> Json:
+    return {
+        "apiVersion": "noderuntime.io/v1alpha1",
+        "kind": "NodeRuntime",
+        "metadata": {"name": name},
+        "spec": {"handler": name, "securityProfileRef": {"name": PROFILE}},
+    }
+
+
+@pytest.fixture
+def handler(cluster: Cluster) -> Iterator[str]:
+    """A handler of the test's own, served by the node; removed at the end."""
+    name = "changing"
+    cluster.apply(profile(), runtime(name))
+    wait_served(cluster, name)
+    yield name
+    cluster.kubectl(
+        "delete", "noderuntime", name, "--ignore-not-found", "--timeout=90s", timeout_s=100
+    )
+    cluster.kubectl("delete", "securityprofile", PROFILE, "--ignore-not-found")
+
+
+def state(cluster: Cluster) -> Json:
+    found = cluster.api.get("noderuntimestate", cluster.node)
+    assert found
+    return found
+
+
+def wait_served(cluster: Cluster, handler: str) -> str:
+    """The digest, once the node serves what the operator wants of it, with the handler in it."""
+
+    def probe() -> str | None:
+        now = state(cluster)
+        wanted: str = now["spec"]["revision"]["digest"]
+        status = now.get("status", {})
+        assert status.get("revision", {}).get("digest") == wanted, now
+        assert handler in status["handlers"], status
+        return wanted
+
+    return wait_for(f"{handler} served", probe, 60)
+
+
+def wait_changed(cluster: Cluster, handler: str, old: str) -> str:
+    """The digest, once it is another one and served."""
+
+    def probe() -> str | None:
+        digest = wait_served(cluster, handler)
+        return digest if digest != old else None
+
+    return wait_for("another revision", probe, 60)
+
+
+def test_a_changed_profile_is_for_new_containers_and_old_ones_are_stale(
+    cluster: Cluster, namespace: str, handler: str
+) -> None:
+    pid = cluster.pid("noderuntime")
+    first = wait_served(cluster, handler)
+    cluster.apply(pods.pod("old", pods.busybox("sleep", "100000", **pods.AS_USER), handler=handler),
+                  namespace=namespace)  # fmt: skip
+    cluster.wait_ready("old", namespace)
+    cluster.exec("old", "touch", "/tmp/file", namespace=namespace)  # the root is writable
+
+    cluster.apply(profile(rootFilesystem="ReadOnly"))
+    wait_changed(cluster, handler, first)
+    cluster.apply(pods.pod("new", pods.busybox("sleep", "100000", **pods.AS_USER), handler=handler),
+                  namespace=namespace)  # fmt: skip
+    cluster.wait_ready("new", namespace)
+    refused = cluster.kubectl.run("exec", "-n", namespace, "new", "--", "touch", "/tmp/file")
+    assert "Read-only file system" in refused.stderr
+    cluster.exec("old", "touch", "/tmp/again", namespace=namespace)
+
+    def stale() -> bool:
+        listed = state(cluster)["status"].get("staleContainers", [])
+        return f"{namespace}/old/main" in listed and f"{namespace}/new/main" not in listed
+
+    wait_for("the old container listed as stale", stale, 60)
+    assert cluster.pid("noderuntime") == pid
+
+
+def test_the_status_says_what_is_true(cluster: Cluster, handler: str) -> None:
+    def conditions() -> dict[str, str]:
+        found = cluster.api.get("noderuntime", handler)
+        assert found
+        status = found["status"]
+        assert status["observedGeneration"] == found["metadata"]["generation"]
+        return {c["type"]: c["status"] for c in status["conditions"]}
+
+    wait_for("Ready", lambda: conditions().get("Ready") == "True", 60)
+    table = cluster.kubectl("get", "nrt", handler)
+    assert handler in table
+    assert PROFILE in table
+    klass = cluster.api.get("runtimeclass", handler)
+    assert klass
+    assert klass["handler"] == handler
+
+
+def test_a_revision_that_is_not_valid_fails_closed(
+    cluster: Cluster, namespace: str, handler: str
+) -> None:
+    """Somebody edits the file on the node: the handlers it had are refused until the agent mends it."""
+    file = Path(RUNTIME_ETC) / "current"
+    whole = file.read_text()
+    revision = json.loads(whole)
+    revision["handlers"][0]["profile"]["spec"]["privileged"] = (
+        "Allow"  # the digest is not this one's
+    )
+    agent = next(
+        pod["metadata"]["name"]
+        for pod in cluster.api.list("pod", "noderuntime-system")
+        if pod["metadata"]["name"].startswith("noderuntime-agent")
+    )
+    cluster.kubectl("patch", "daemonset", "-n", "noderuntime-system", "noderuntime-agent", "--type=merge",
+                    "-p", '{"spec":{"template":{"spec":{"nodeSelector":{"no":"where"}}}}}')  # fmt: skip
+    cluster.kubectl("delete", "pod", "-n", "noderuntime-system", agent, "--wait=true")
+    file.write_text(json.dumps(revision))
+    cluster.apply(pods.pod("closed", pods.busybox("sleep", "100000", **pods.AS_USER), handler=handler),
+                  namespace=namespace)  # fmt: skip
+    cluster.wait_event("closed", handler, "not served", "digest", namespace=namespace)
+    file.write_text(whole)
+    cluster.wait_ready("closed", namespace, limit_s=120)

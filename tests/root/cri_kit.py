@@ -1,0 +1,75 @@
+"""crictl pointed at a socket: a CRI client that is not ours.
+
+Built from ``e2e/cluster/tools/critools``; found by ``NR_CRICTL``, else in ``.cluster/bin``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CRICTL = Path(os.environ.get("NR_CRICTL", ".cluster/bin/crictl")).resolve()
+
+
+@dataclass
+class Crictl:
+    """Runs crictl against ``socket``; its files are in ``folder``."""
+
+    socket: Path
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        path = self.folder / "crictl.yaml"
+        path.write_text(f"runtime-endpoint: unix://{self.socket}\ntimeout: 10\n")
+        return path
+
+    async def run(self, *words: str, stdin: bytes | None = None, wanted: int = 0) -> str:
+        """Return both outputs of a command that ends with ``wanted``."""
+        process = await self.start(*words, stdin=stdin is not None)
+        async with asyncio.timeout(20):
+            out, err = await process.communicate(stdin)
+        text = out.decode() + err.decode()
+        assert process.returncode == wanted, text
+        return text
+
+    async def start(
+        self, *words: str, stdin: bool = True, stdout: int = asyncio.subprocess.PIPE
+    ) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            str(CRICTL),
+            f"--config={self.config}",
+            *words,
+            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self.folder,
+            env={"HOME": str(self.folder), "PATH": "/usr/bin:/bin"},
+        )
+
+    async def on_terminal(self, words: str, *, rows: int, columns: int) -> str:
+        """Run crictl on a terminal of a size; return what it showed."""
+        command = f"stty rows {rows} cols {columns}; {CRICTL} --config={self.config} {words}"
+        process = await asyncio.create_subprocess_exec(
+            *("script", "-qefc", command, "/dev/null"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            out = await process.stdout.read()
+            await process.wait()
+        return out.decode()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    """Wait for what has no event."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # see above
+            await asyncio.sleep(0.02)

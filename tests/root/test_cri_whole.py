@@ -1,0 +1,186 @@
+"""crictl against the whole: CRI and streaming servers, engine, conmon, crun, CNI, on one Pod."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from noderuntime.cri.image_service import ImageService
+from noderuntime.cri.runtime_service import RuntimeService
+from noderuntime.cri.server import CriServer
+from noderuntime.cri.streaming.server import StreamingServer
+from noderuntime.host.cgroups import KernelCgroups
+from tests.root.cri_kit import CRICTL, Crictl, until
+from tests.root.engine_kit import IMAGE, RealNode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.skipif(not CRICTL.exists(), reason="crictl is not built")
+SHELL = ("/bin/busybox", "sh", "-c")
+
+
+@dataclass
+class Whole(Crictl):
+    """A node that serves, and crictl pointed at it."""
+
+    real: RealNode
+
+    async def pod(self, script: str, *, tty: bool = False, stdin: bool = False) -> tuple[str, str]:
+        pod = self.write("pod", self.pod_config())
+        container = self.write(
+            "container",
+            {
+                "metadata": {"name": "app"},
+                "image": {"image": IMAGE},
+                "command": [*SHELL, script, f"nr-engine-{self.real.token}"],
+                "log_path": "app_0.log",
+                "tty": tty,
+                "stdin": stdin,
+            },
+        )
+        sandbox_id = (await self.run("runp", pod)).strip()
+        container_id = (await self.run("create", sandbox_id, container, pod)).strip()
+        await self.run("start", container_id)
+        return sandbox_id, container_id
+
+    def pod_config(self) -> dict[str, object]:
+        return {
+            "metadata": {"name": "web", "namespace": "shop", "uid": self.real.token},
+            "log_directory": str(self.real.root / "logs"),
+            "linux": {"cgroup_parent": self.real.cgroup_parent},
+        }
+
+    def write(self, name: str, value: dict[str, object]) -> str:
+        path = self.folder / f"{name}.json"
+        path.write_text(json.dumps(value))
+        return str(path)
+
+    def running(self, word: str) -> list[str]:
+        return [line for line in self.real.processes() if word in line]
+
+
+@pytest.fixture
+async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Whole]:
+    token = secrets.token_hex(4)
+    real = RealNode(root=tmp_path_factory.mktemp(f"nr-cri-{token}"), token=token)
+    real.prepare(f"10.{103 + secrets.randbelow(16)}.{secrets.randbelow(250)}.0/24")
+    (real.root / "logs").mkdir()
+    await real.load_image()
+    engine = real.engine()
+    await engine.recover()
+    streaming = StreamingServer(engine, "127.0.0.1:0")
+    await streaming.start()
+    runtime = RuntimeService(engine, streaming, KernelCgroups().driver())
+    server = CriServer(real.config.socket, runtime, ImageService(engine))
+    await server.start()
+    whole = Whole(socket=real.config.socket, folder=real.root, real=real)
+    watching = asyncio.get_running_loop().create_task(engine.run())
+    try:
+        yield whole
+        for sandbox in engine.sandboxes():
+            await engine.stop_sandbox(sandbox.id)
+            await engine.remove_sandbox(sandbox.id)
+    finally:
+        await streaming.stop()
+        await server.stop(0)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await engine.close()
+        real.clean()
+    assert real.processes() == []
+
+
+async def test_a_pod_lives_as_crictl_sees_it(node: Whole) -> None:
+    sandbox_id, container_id = await node.pod("echo hello; sleep 600")
+    assert "CONTAINER_RUNNING" in await node.run("inspect", container_id)
+    assert '"ip": "10.' in await node.run("inspectp", sandbox_id)
+    await until(lambda: b"hello" in (node.real.root / "logs/app_0.log").read_bytes())
+    assert "hello" in await node.run("logs", container_id)
+    assert container_id[:13] in await node.run("stats")
+    assert "web" in await node.run("statsp")
+    await node.run("update", "--memory", str(64 << 20), container_id)
+    assert str(64 << 20) in await node.run("inspect", container_id)
+    await node.run("stop", "-t", "0", container_id)
+    assert "CONTAINER_EXITED" in await node.run("inspect", container_id)
+    await node.run("rm", container_id)
+    await node.run("stopp", sandbox_id)
+    await node.run("rmp", sandbox_id)
+    assert "web" not in await node.run("pods")
+
+
+async def test_exec_runs_inside_and_tells_its_exit_code(node: Whole) -> None:
+    _, container_id = await node.pod("sleep 600")
+    command = ("hostname; echo err >&2; exit 7",)
+    text = await node.run("exec", container_id, *SHELL, *command, wanted=1)
+    assert "err" in text
+    assert "exit code 7" in text
+    assert "uid=0" in await node.run("exec", "-s", container_id, "/bin/id")
+    missing = await node.run("exec", container_id, "/nope", wanted=1)
+    assert "nope" in missing
+    data = os.urandom(4 << 20)
+    text = await node.run("exec", "-i", container_id, "/bin/busybox", "sha256sum", stdin=data)
+    assert hashlib.sha256(data).hexdigest() in text
+
+
+async def test_exec_on_a_terminal_has_its_size(node: Whole) -> None:
+    _, container_id = await node.pod("sleep 600")
+    script = "sleep 0.5; busybox stty size; tty"
+    out = await node.on_terminal(
+        f"exec -it {container_id} /bin/busybox sh -c '{script}'", rows=33, columns=101
+    )
+    assert "33 101" in out
+
+
+async def test_a_killed_client_leaves_no_process_in_the_container(node: Whole) -> None:
+    _, container_id = await node.pod("sleep 600")
+    word = f"nr-engine-{node.real.token}-exec"
+    process = await node.start("exec", "-i", container_id, *SHELL, "sleep 500; true", word)
+    await until(lambda: len([line for line in node.running(word) if "crictl" not in line]) > 0)
+    process.kill()
+    await process.wait()
+    await until(lambda: node.running(word) == [])
+
+
+async def test_attach_reaches_the_containers_own_process(node: Whole) -> None:
+    _, container_id = await node.pod("while read x; do echo got $x; done", stdin=True)
+    process = await node.start("attach", "-i", container_id)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    await asyncio.sleep(0.5)  # crictl reads its input before it is connected
+    process.stdin.write(b"hello\n")
+    async with asyncio.timeout(10):
+        assert await process.stdout.readline() == b"got hello\n"
+    process.kill()
+    await process.wait()
+    assert "CONTAINER_RUNNING" in await node.run("inspect", container_id)
+
+
+async def test_port_forward_reaches_a_server_inside(node: Whole) -> None:
+    sandbox_id, container_id = await node.pod("nc -ll -p 8080 -e /bin/busybox tr a-z A-Z")
+    listens = "until busybox netstat -tln | busybox grep -q :8080; do busybox sleep 0.05; done"
+    await node.run("exec", container_id, *SHELL, listens)
+    process = await node.start("port-forward", sandbox_id, "0:8080")
+    assert process.stdout is not None
+    async with asyncio.timeout(10):
+        line = (await process.stdout.readline()).decode()
+    found = re.search(r":(\d+) ->", line)
+    assert found is not None, line
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(found[1]))
+        writer.write(b"hello")
+        writer.write_eof()
+        async with asyncio.timeout(10):
+            assert await reader.read() == b"HELLO"
+        writer.close()
+    await node.run("stopp", sandbox_id)
+    async with asyncio.timeout(10):
+        await process.communicate()  # no session survives its sandbox

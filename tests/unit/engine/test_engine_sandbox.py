@@ -1,0 +1,204 @@
+"""Sandboxes: one for each Pod and attempt, stopped whole, removed whole."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from noderuntime.engine.engine import Engine
+from noderuntime.engine.sandbox_files import resolv_conf
+from noderuntime.engine.state import SandboxState
+from noderuntime.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NetworkError,
+    NotFoundError,
+)
+from noderuntime.policy.model import Dns, NamespaceMode, Namespaces, PodIdentity
+from tests.fakes.engine import World, container_config, sandbox_config
+
+
+async def test_a_sandbox_is_ready_with_its_files_when_it_was_run(
+    engine: Engine, world: World
+) -> None:
+    dns = Dns(servers=("10.96.0.10",), searches=("shop.svc",), options=("ndots:5",))
+    sandbox_id = await engine.run_sandbox(sandbox_config(dns=dns), "")
+    record = engine.sandbox(sandbox_id[:12])
+    assert (record.state, record.addresses) == (SandboxState.READY, ("10.0.0.7",))
+    folder = world.root / "run" / "sandboxes" / sandbox_id
+    text = "nameserver 10.96.0.10\nsearch shop.svc\noptions ndots:5\n"
+    assert (folder / "resolv.conf").read_text() == text
+    assert (folder / "hostname").read_text() == "web\n"
+    assert {Path(pin).name for pin in world.pins} == {"net", "ipc", "uts"}
+    assert world.hostnames == ["web"]
+
+
+def test_resolv_conf_is_the_nodes_own_when_the_pod_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = tmp_path / "resolv.conf"
+    own.write_text("nameserver 192.0.2.53\n")
+    monkeypatch.setattr("noderuntime.engine.sandbox_files.HOST_RESOLV_CONF", own)
+    assert resolv_conf(Dns()) == "nameserver 192.0.2.53\n"
+
+
+async def test_a_pod_with_the_nodes_namespaces_gets_none_of_its_own(
+    engine: Engine, world: World
+) -> None:
+    namespaces = Namespaces(network=NamespaceMode.NODE, ipc=NamespaceMode.NODE)
+    sandbox_id = await engine.run_sandbox(sandbox_config(namespaces=namespaces, hostname=""), "")
+    assert (world.pins, world.attachments, world.mounts) == (set(), set(), set())
+    assert engine.sandbox(sandbox_id).addresses == ()
+    await engine.stop_sandbox(sandbox_id)
+    assert "network.detach" not in world.calls
+
+
+async def test_the_same_pod_and_attempt_is_one_sandbox_when_it_is_asked_for_again(
+    engine: Engine, world: World
+) -> None:
+    config = sandbox_config()
+    ids = await asyncio.gather(*(engine.run_sandbox(config, "") for _ in range(5)))
+    assert {*ids, await engine.run_sandbox(config, "")} == {ids[0]}
+    assert world.calls.count("namespaces.create") == 1
+    assert await engine.run_sandbox(sandbox_config(attempt=1), "") != ids[0]
+
+
+async def test_the_same_pod_is_refused_when_it_comes_with_another_handler(engine: Engine) -> None:
+    await engine.run_sandbox(sandbox_config(), "")
+    with pytest.raises(FailedPreconditionError, match='before it is run under "crun"'):
+        await engine.run_sandbox(sandbox_config(), "crun")
+
+
+async def test_the_same_attempt_is_refused_when_its_sandbox_was_stopped(engine: Engine) -> None:
+    sandbox_id = await engine.run_sandbox(sandbox_config(), "")
+    await engine.stop_sandbox(sandbox_id)
+    with pytest.raises(FailedPreconditionError, match="was stopped; remove it first"):
+        await engine.run_sandbox(sandbox_config(), "")
+    await engine.remove_sandbox(sandbox_id)
+    assert await engine.run_sandbox(sandbox_config(), "") != sandbox_id
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        PodIdentity(name="", namespace="shop", uid="u"),
+        PodIdentity(name="web", namespace="", uid="u"),
+        PodIdentity(name="web", namespace="shop", uid=""),
+    ],
+)
+async def test_a_pod_without_an_identity_is_refused(engine: Engine, pod: PodIdentity) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"config\.metadata"):
+        await engine.run_sandbox(sandbox_config(pod=pod), "")
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "words"),
+    [
+        (Namespaces(pid=NamespaceMode.POD), r"namespace_options\.pid: POD is not served yet"),
+        (Namespaces(pid=NamespaceMode.TARGET), r"namespace_options\.pid: TARGET"),
+        (Namespaces(network=NamespaceMode.CONTAINER), r"namespace_options\.network: CONTAINER"),
+        (Namespaces(ipc=NamespaceMode.TARGET), r"namespace_options\.ipc: TARGET"),
+    ],
+)
+async def test_a_namespace_mode_that_is_not_served_is_refused_by_its_name(
+    engine: Engine, world: World, namespaces: Namespaces, words: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        await engine.run_sandbox(sandbox_config(namespaces=namespaces), "")
+    assert world.census()["files"] == []
+
+
+async def test_a_sandbox_is_not_run_when_its_handler_is_not_served(
+    engine: Engine, world: World
+) -> None:
+    before = world.census()
+    with pytest.raises(FailedPreconditionError, match='handler "restricted" is not served'):
+        await engine.run_sandbox(sandbox_config(), "restricted")
+    assert world.census() == before
+
+
+async def test_stopping_ends_the_containers_and_releases_the_network_once(
+    engine: Engine, world: World
+) -> None:
+    sandbox_id = await engine.run_sandbox(sandbox_config(), "")
+    running = await engine.create_container(sandbox_id, container_config())
+    await engine.start_container(running)
+    world.calls.clear()
+    await engine.stop_sandbox(sandbox_id)
+    assert engine.sandbox(sandbox_id).state is SandboxState.NOT_READY
+    assert engine.container(running).exit_code == 137
+    assert (world.pins, world.attachments) == (set(), set())
+    assert [call for call in world.calls if "kill" in call] == ["runtime.kill SIGKILL"]
+    await engine.stop_sandbox(sandbox_id)
+    await engine.remove_sandbox(sandbox_id)
+    assert world.calls.count("network.detach") == 1
+    assert not engine.containers()
+    assert not engine.sandboxes()
+
+
+async def test_stopping_or_removing_what_is_unknown_is_success(engine: Engine) -> None:
+    await engine.stop_sandbox("0" * 64)
+    await engine.remove_sandbox("0" * 64)
+    await engine.stop_container("0" * 64, 1.0)
+    await engine.remove_container("0" * 64)
+    with pytest.raises(NotFoundError):
+        engine.sandbox("0" * 64)
+    with pytest.raises(NotFoundError):
+        engine.container("0" * 64)
+
+
+async def test_a_sandbox_stays_ready_when_its_network_cannot_be_released(
+    engine: Engine, world: World
+) -> None:
+    sandbox_id = await engine.run_sandbox(sandbox_config(), "")
+    world.failing["network.detach"] = NetworkError("the plugin is not there")
+    with pytest.raises(NetworkError):
+        await engine.stop_sandbox(sandbox_id)
+    assert engine.sandbox(sandbox_id).state is SandboxState.READY
+    world.failing.clear()
+    await engine.stop_sandbox(sandbox_id)
+    assert engine.sandbox(sandbox_id).state is SandboxState.NOT_READY
+
+
+async def test_nothing_is_begun_in_a_sandbox_when_it_was_stopped(engine: Engine) -> None:
+    sandbox_id = await engine.run_sandbox(sandbox_config(), "")
+    created = await engine.create_container(sandbox_id, container_config())
+    await engine.stop_sandbox(sandbox_id)
+    with pytest.raises(FailedPreconditionError, match="is not ready"):
+        await engine.start_container(created)
+    with pytest.raises(FailedPreconditionError, match="is not ready"):
+        await engine.create_container(sandbox_id, container_config(attempt=1))
+    with pytest.raises(FailedPreconditionError, match="is not ready"):
+        await engine.port_forward(sandbox_id, 80)
+
+
+async def test_a_container_in_the_making_is_waited_for_when_its_sandbox_is_removed(
+    engine: Engine, world: World
+) -> None:
+    empty = world.census()
+    sandbox_id = await engine.run_sandbox(sandbox_config(), "")
+    making = asyncio.Task(engine.create_container(sandbox_id, container_config()))
+    await asyncio.sleep(0.002)
+    await engine.remove_sandbox(sandbox_id)
+    await asyncio.wait([making])
+    assert making.exception() is None or isinstance(
+        making.exception(), (FailedPreconditionError, NotFoundError)
+    )
+    assert world.census() == empty
+
+
+async def test_many_pods_come_and_go_at_once(engine: Engine, world: World) -> None:
+    empty = world.census()
+
+    async def live(number: int) -> None:
+        pod = PodIdentity(name=f"web-{number}", namespace="shop", uid=f"u-{number}")
+        sandbox_id = await engine.run_sandbox(sandbox_config(pod=pod), "")
+        container_id = await engine.create_container(sandbox_id, container_config())
+        await engine.start_container(container_id)
+        await engine.stop_sandbox(sandbox_id)
+        await engine.remove_sandbox(sandbox_id)
+
+    await asyncio.gather(*(live(number) for number in range(10)))
+    assert world.census() == empty
