@@ -109,7 +109,9 @@ def test_a_chart_that_is_removed_leaves_the_crds() -> None:
 
 def test_a_category_hides_no_name() -> None:
     names = [document["spec"]["names"] for document in CRDS.values()]
-    taken = {name for each in names for name in (each["plural"], each["singular"], *each["shortNames"])}
+    taken = {
+        name for each in names for name in (each["plural"], each["singular"], *each["shortNames"])
+    }
     assert not taken & {category for each in names for category in each["categories"]}
 
 
