@@ -27,6 +27,7 @@ PATHS = {
     "pod": "/api/v1/namespaces/{namespace}/pods",
     "runtimeclass": "/apis/node.k8s.io/v1/runtimeclasses",
     "securityprofile": "/apis/noderuntime.io/v1alpha1/securityprofiles",
+    "serviceaccount": "/api/v1/namespaces/{namespace}/serviceaccounts",
     "service": "/api/v1/namespaces/{namespace}/services",
 }
 
