@@ -17,6 +17,7 @@ from e2e.cluster import census, processes
 from e2e.cluster.layout import Layout, this_layout
 from e2e.cluster.state import State
 from e2e.framework.cluster import Cluster, assert_as_before, run_command
+from e2e.framework.waiting import wait_for
 
 TEST_S = 180
 
