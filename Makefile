@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/local/go/bin
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv packages up down check test root e2e image generate clean \
+.PHONY: help venv packages programs up down check test root e2e image generate clean \
 	check-format check-lint check-mypy check-pyright check-imports check-generated check-unit
 
 help: ## this list
@@ -25,7 +25,11 @@ check: venv ## seconds: format, lint, types, imports, generated files, unit test
 		check-unit check-pyright check-mypy check-lint check-format check-imports check-generated
 	@echo "make check: all is well"
 
-test: check root e2e ## everything: check, tests that need root, the real cluster
+test: ## everything: check, tests that need root, the real cluster
+	@$(MAKE) --no-print-directory programs
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory root
+	@$(MAKE) --no-print-directory e2e
 
 root: venv packages ## tests on real namespaces, mounts and OCI runtimes, and with hostile input
 	$(PY) -m pytest tests/root tests/contract tests/fuzz
@@ -54,6 +58,10 @@ $(VENV)/.complete: requirements/dev.lock
 	@printf '%s\n%s\n' "$(CURDIR)" "$(CURDIR)/operator" \
 		> "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/noderuntime.pth"
 	@touch $@
+
+# What the cluster and the tests run: built once, from Go modules, into .cluster/bin.
+programs: venv
+	$(PY) -m e2e.cluster build
 
 packages:
 	@missing=$$(sed 's/#.*//' requirements/debian.txt | xargs dpkg-query -W -f '$${Package} $${Status}\n' 2>&1 \

@@ -17,6 +17,7 @@ from e2e.cluster import census, processes
 from e2e.cluster.layout import Layout, this_layout
 from e2e.cluster.state import State
 from e2e.framework.cluster import Cluster, assert_as_before, run_command
+from e2e.framework.waiting import wait_for
 
 TEST_S = 180
 
@@ -66,5 +67,7 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     word = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40].strip("-")
     name = f"{word}-{uuid.uuid4().hex[:6]}"
     cluster.kubectl("create", "namespace", name)
+    # Pods are refused until the controller manager has made the account that they run as.
+    wait_for("its default account", lambda: cluster.api.get("serviceaccount", "default", name))
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")

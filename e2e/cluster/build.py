@@ -75,6 +75,9 @@ KUBERNETES: Final = GoModule(
 )
 ETCD: Final = GoModule("etcd", (("etcd", "."),), "-s -w")
 COLLECTOR: Final = GoModule("collector", (("collector", "."),), "-s -w")
+CRITOOLS: Final = GoModule(  # for tests alone: a CRI client that is not ours
+    "critools", (("crictl", "sigs.k8s.io/cri-tools/cmd/crictl"),), "-s -w"
+)
 
 
 def is_built(layout: Layout) -> bool:

@@ -12,59 +12,101 @@ import shutil
 import subprocess
 from typing import Any, Final
 
-from e2e.cluster import network, processes
-from e2e.cluster.layout import Layout
+from e2e.cluster import processes
+from e2e.cluster.layout import NETWORK, Layout
 
 PROXY_TABLES: Final = ("ip kube-proxy", "ip6 kube-proxy")
-# Chains of the plugins bridge (ipMasq), portmap and firewall, and of the kubelet.
-_OURS: Final = re.compile(r"CNI-\S+|KUBE-\S+")
+PROGRAMS: Final = ("iptables", "ip6tables")
+TABLES: Final = ("nat", "filter", "mangle")
+# Chains that the plugins share between networks, and those of the kubelet.
+_SHARED: Final = re.compile(r"CNI-(HOSTPORT-\S+|FORWARD|ADMIN)|KUBE-\S+")
+_OWN: Final = f'name: \\"{NETWORK}\\"'  # in the comment of each rule for one of our Pods
+_ANY_NETWORK: Final = 'name: \\"'
 
 
-def remove_chains(layout: Layout) -> None:
-    """The rules that jump to the CNI plugins' and the kubelet's chains, then the chains."""
-    for program in ("iptables", "ip6tables"):
-        if not shutil.which(program, path=layout.environment()["PATH"]):
-            continue
-        for table in ("nat", "filter", "mangle"):
-            _clear(layout, program, table)
+def chains(layout: Layout) -> list[str]:
+    """Every chain, as 'program table chain': what is there before is not ours."""
+    return [
+        f"{program} {table} {chain}"
+        for program in PROGRAMS
+        for table in TABLES
+        for chain in _chains(_save(layout, program, table))
+    ]
 
 
-def _clear(layout: Layout, program: str, table: str) -> None:
-    listed = subprocess.run(
+def remove_chains(layout: Layout, before: set[str]) -> None:
+    """The rules of our network, and the shared chains that came with them."""
+    for program in PROGRAMS:
+        for table in TABLES:
+            prefix = f"{program} {table} "
+            kept = {name.removeprefix(prefix) for name in before if name.startswith(prefix)}
+            rules = removal(table, _save(layout, program, table), kept)
+            if rules:
+                processes.run([f"{program}-restore", "--noflush", "-w"], layout, text=rules)
+
+
+def _save(layout: Layout, program: str, table: str) -> str:
+    if not shutil.which(program, path=layout.environment()["PATH"]):
+        return ""
+    done = subprocess.run(
         [f"{program}-save", "-t", table],
         capture_output=True,
         text=True,
         check=False,
         env=layout.environment(),
-    ).stdout
-    rules = removal(table, listed)
-    if rules:
-        processes.run([f"{program}-restore", "--noflush", "-w"], layout, text=rules)
+    )
+    return done.stdout
 
 
-def removal(table: str, listed: str) -> str:
-    """Input for iptables-restore that removes our chains from a table; empty if there are none."""
-    chains = [
-        match[1] for match in re.finditer(r"(?m)^:(\S+) -", listed) if _OURS.fullmatch(match[1])
-    ]
-    if not chains:
-        return ""
+def _chains(listed: str) -> list[str]:
+    return re.findall(r"(?m)^:(\S+) -", listed)
+
+
+def removal(table: str, listed: str, before: set[str]) -> str:
+    """Input for iptables-restore that removes what is ours from a table; empty if nothing is.
+
+    Another program's networks keep their rules, and then the shared chains stay as well.
+    """
+    rules = [line for line in listed.splitlines() if line.startswith("-A ")]
+    ours = [rule for rule in rules if _OWN in rule]
+    gone = {target for rule in ours if (target := _target(rule)).startswith("CNI-")} - before
+    others = any(_ANY_NETWORK in rule and rule not in ours for rule in rules)
+    gone |= {
+        chain
+        for chain in _chains(listed)
+        if _SHARED.fullmatch(chain)
+        and chain not in before
+        and not (others and chain.startswith("CNI-"))
+    }
     jumps = [
-        "-D" + line[2:]
-        for line in listed.splitlines()
-        if line.startswith("-A ")
-        and not _OURS.fullmatch(line.split()[1])
-        and (target := re.search(r" -j (\S+)", line))
-        and target[1] in chains
+        "-D" + rule[2:]
+        for rule in rules
+        if rule.split()[1] not in gone and (rule in ours or _target(rule) in gone)
     ]
-    lines = [f"*{table}", *(f":{chain} - [0:0]" for chain in chains), *jumps]
-    lines += [f"-F {chain}" for chain in chains] + [f"-X {chain}" for chain in chains]
-    return "\n".join([*lines, "COMMIT", ""])
+    if not gone and not jumps:
+        return ""
+    names = sorted(gone)
+    # Naming a chain empties it.
+    lines = [f"*{table}", *(f":{chain} - [0:0]" for chain in names), *jumps]
+    return "\n".join([*lines, *(f"-X {chain}" for chain in names), "COMMIT", ""])
+
+
+def _target(rule: str) -> str:
+    found = re.search(r" -j (\S+)", rule)
+    return found[1] if found else ""
+
+
+def tables(layout: Layout) -> list[str]:
+    """The tables of nftables as 'family name'; empty if nft is not there."""
+    if not shutil.which("nft", path=layout.environment()["PATH"]):
+        return []
+    out = processes.run(["nft", "list", "tables"], layout)
+    return [" ".join(line.split()[1:3]) for line in out.splitlines() if line.startswith("table")]
 
 
 def remove_tables(layout: Layout, before: set[str]) -> None:
     """kube-proxy's tables, and new ones without a rule."""
-    for table in network.tables(layout):
+    for table in tables(layout):
         if table in before:
             continue
         if table in PROXY_TABLES or _is_empty(layout, table):

@@ -16,6 +16,7 @@ KUBERNETES_VERSION: Final = "v1.37.2"
 NODE_IP: Final = "10.200.0.1"
 NODE_LINK: Final = "nr0"
 POD_LINK: Final = "cni-nr0"
+NETWORK: Final = "noderuntime"  # CNI's name of the Pod network
 POD_CIDR: Final = "10.244.0.0/24"
 SERVICE_CIDR: Final = "10.96.0.0/16"
 API_SERVICE_IP: Final = "10.96.0.1"

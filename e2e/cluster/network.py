@@ -12,8 +12,8 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from e2e.cluster import processes
-from e2e.cluster.layout import NODE_IP, NODE_LINK, POD_CIDR, POD_LINK, Layout
+from e2e.cluster import firewall, processes
+from e2e.cluster.layout import NETWORK, NODE_IP, NODE_LINK, POD_CIDR, POD_LINK, Layout
 from e2e.cluster.state import State
 
 PROC_SYS: Final = Path("/proc/sys")
@@ -61,9 +61,9 @@ def set_up(layout: Layout, state: State) -> bool:
     """Modules, settings, nftables' tables as they were, the node's link, CNI's configuration."""
     changed = _load_modules(state)
     changed |= _settings(state)
-    _note_tables(layout, state)
+    _note_firewall(layout, state)
     changed |= _node_link(layout, state)
-    changed |= _cni(layout, state)
+    changed |= _cni(layout)
     return changed
 
 
@@ -101,17 +101,11 @@ def _settings(state: State) -> bool:
     return changed
 
 
-def tables(layout: Layout) -> list[str]:
-    """The tables of nftables as 'family name'; empty if nft is not there."""
-    if not shutil.which("nft", path=layout.environment()["PATH"]):
-        return []
-    out = processes.run(["nft", "list", "tables"], layout)
-    return [" ".join(line.split()[1:3]) for line in out.splitlines() if line.startswith("table")]
-
-
-def _note_tables(layout: Layout, state: State) -> None:
+def _note_firewall(layout: Layout, state: State) -> None:
     if not state.find("tables"):
-        state.record("tables", before=tables(layout))
+        state.record("tables", before=firewall.tables(layout))
+    if not state.find("chains"):
+        state.record("chains", before=firewall.chains(layout))
 
 
 def _node_link(layout: Layout, state: State) -> bool:
@@ -126,12 +120,11 @@ def _node_link(layout: Layout, state: State) -> bool:
     return True
 
 
-def _cni(layout: Layout, state: State) -> bool:
+def _cni(layout: Layout) -> bool:
     config = layout.cni / "net.d" / "10-noderuntime.conflist"
     content = json.dumps(cni_config(layout, drops_forwarded=_drops_forwarded(layout)), indent=1)
-    if config.exists() and state.find("chains"):
+    if config.exists():
         return False
-    state.record("chains")
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(content)
     return True
@@ -166,4 +159,4 @@ def cni_config(layout: Layout, *, drops_forwarded: bool) -> dict[str, object]:
     ]
     if drops_forwarded:
         plugins.append({"type": "firewall", "backend": "iptables"})
-    return {"cniVersion": "1.0.0", "name": "noderuntime", "plugins": plugins}
+    return {"cniVersion": "1.0.0", "name": NETWORK, "plugins": plugins}

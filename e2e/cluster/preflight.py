@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from e2e.cluster import build, processes
+from e2e.cluster import build, cgroups, processes
 from e2e.cluster.layout import (
     KUBERNETES_VERSION,
     NODE_LINK,
@@ -113,7 +113,7 @@ def _links(state: State) -> list[str]:
 
 
 def _cgroups(state: State) -> list[str]:
-    if state.find("cgroups") or not any(Path("/sys/fs/cgroup").glob("**/kubepods*")):
+    if state.find("cgroups") or not cgroups.pod_groups():
         return []
     return ["a kubelet has its Pods on this machine already (cgroup kubepods): use another machine"]
 

@@ -137,8 +137,8 @@ def _modules(_layout: Layout, entry: Entry) -> None:
         subprocess.run(["modprobe", "-q", "-r", name], check=False, capture_output=True)
 
 
-def _chains(layout: Layout, _entry: Entry) -> None:
-    firewall.remove_chains(layout)
+def _chains(layout: Layout, entry: Entry) -> None:
+    firewall.remove_chains(layout, set(entry["before"]))
 
 
 def _tables(layout: Layout, entry: Entry) -> None:

@@ -27,6 +27,7 @@ PATHS = {
     "pod": "/api/v1/namespaces/{namespace}/pods",
     "runtimeclass": "/apis/node.k8s.io/v1/runtimeclasses",
     "securityprofile": "/apis/noderuntime.io/v1alpha1/securityprofiles",
+    "serviceaccount": "/api/v1/namespaces/{namespace}/serviceaccounts",
     "service": "/api/v1/namespaces/{namespace}/services",
 }
 
@@ -106,7 +107,7 @@ class Api:
         return found
 
     def list(self, kind: str, namespace: str = "default", selector: str = "") -> list[Json]:
-        """All objects of a kind, in a namespace if it has one; labels as `a=b`."""
+        """All objects of a kind; namespace "" is all of them; labels as `a=b`."""
         query = f"?labelSelector={selector.replace('=', '%3D')}" if selector else ""
         status, found = self.call("GET", f"{_path(kind, namespace)}{query}")
         assert status == 200, found
@@ -121,4 +122,5 @@ class Api:
 
 
 def _path(kind: str, namespace: str) -> str:
-    return PATHS[kind].format(namespace=namespace)
+    path = PATHS[kind].format(namespace=namespace)
+    return path if namespace else path.replace("/namespaces//", "/")

@@ -13,6 +13,10 @@ Json = dict[str, Any]
 IMAGES: Final = {recipe.name: f"{REGISTRY}/{recipe.name}:{recipe.tag}" for recipe in RECIPES}
 
 
+# For a container that a profile with `runAs.nonRoot` governs.
+AS_USER: Final[Json] = {"securityContext": {"runAsUser": 1000, "runAsGroup": 1000}}
+
+
 def pod(
     name: str,
     *containers: Mapping[str, Any],

@@ -258,4 +258,4 @@ def test_kubectl_knows_short_names_and_the_category(server: ApiServer) -> None:
         "securityprofiles": ["sprof"],
         "noderuntimestates": ["nrs"],
     }
-    assert all(each["categories"] == ["noderuntime"] for each in named.values())
+    assert all(each["categories"] == ["noderuntime-all"] for each in named.values())

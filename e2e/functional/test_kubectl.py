@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
 import signal
 import socket
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +23,6 @@ from e2e.framework import pods
 from e2e.framework.cluster import Cluster
 from e2e.framework.waiting import wait_for
 
-AS_USER = {"securityContext": {"runAsUser": 1000, "runAsGroup": 1000}}
-
 
 @pytest.fixture
 def target(cluster: Cluster, namespace: str) -> str:
@@ -30,9 +31,9 @@ def target(cluster: Cluster, namespace: str) -> str:
     cluster.apply(
         pods.pod(
             "target",
-            pods.shell(script, stdin=True, **AS_USER)
+            pods.shell(script, stdin=True, **pods.AS_USER)
             | {"volumeMounts": [{"name": "data", "mountPath": "/data"}]},
-            pods.agnhost("netexec", "--http-port=8080", name="web", **AS_USER),
+            pods.agnhost("netexec", "--http-port=8080", name="web", **pods.AS_USER),
             handler="restricted",
             volumes=[{"name": "data", "emptyDir": {}}],
             securityContext={"fsGroup": 1000},
@@ -83,12 +84,14 @@ def test_exec_it_is_a_terminal(cluster: Cluster, target: str) -> None:
         os.write(keyboard, b"tty; echo size=$(stty size); exit 5\n")
         seen = read_until(keyboard, b"size=")
     assert b"/dev/pts/" in seen
+    assert b"size=41 97" in seen
 
 
 @contextmanager
 def terminal(argv: list[str]) -> Iterator[int]:
     """Run a program on a terminal of its own; ends it at the end."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 41, 97, 0, 0))
     with subprocess.Popen(
         argv, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     ) as program:
@@ -101,7 +104,7 @@ def terminal(argv: list[str]) -> Iterator[int]:
 
 
 def read_until(descriptor: int, word: bytes, limit_s: float = 20) -> bytes:
-    """Read from a terminal until its output (not the echo of the input) has a word with a digit."""
+    """Read from a terminal until its output (the echo of the input has none) has a digit behind."""
     seen = b""
     deadline = time.monotonic() + limit_s
     while not re.search(word + rb"\d", seen):

@@ -44,9 +44,11 @@ def process(
     server: ApiServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Generator[OperatorProcess]:
     made = OperatorProcess(server, tmp_path_factory.mktemp("operator"))
-    made.start()
-    yield made
-    made.kill()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,6 @@ from e2e.framework import pods
 from e2e.framework.cluster import Cluster
 from e2e.framework.waiting import wait_for
 
-AS_USER = {"securityContext": {"runAsUser": 1000, "runAsGroup": 1000}}
 Json = dict[str, Any]
 
 
@@ -35,7 +35,7 @@ def test_a_noderuntime_that_pods_use_waits_and_says_for_whom(
     cluster: Cluster, namespace: str
 ) -> None:
     declare(cluster, "used")
-    cluster.apply(pods.pod("user", pods.busybox("sleep", "100000", **AS_USER), handler="used"),
+    cluster.apply(pods.pod("user", pods.busybox("sleep", "100000", **pods.AS_USER), handler="used"),
                   namespace=namespace)  # fmt: skip
     cluster.wait_ready("user", namespace)
     cluster.kubectl("delete", "noderuntime", "used", "--wait=false")
@@ -63,12 +63,14 @@ def test_deleting_everything_in_any_order_ends(
     cluster: Cluster, namespace: str, order: tuple[str, ...]
 ) -> None:
     declare(cluster, "gone")
-    cluster.apply(pods.pod("gone", pods.busybox("sleep", "100000", **AS_USER), handler="gone"),
+    cluster.apply(pods.pod("gone", pods.busybox("sleep", "100000", **pods.AS_USER), handler="gone"),
                   namespace=namespace)  # fmt: skip
     cluster.wait_ready("gone", namespace)
     for kind in order:
         cluster.kubectl("delete", kind, "gone", "-n", namespace, "--wait=false")
     for kind in order:
-        wait_for(
-            f"{kind} gone", lambda kind=kind: cluster.api.get(kind, "gone", namespace) is None, 90
-        )  # type: ignore[misc]
+        wait_for(f"{kind} gone", partial(is_gone, cluster, kind, namespace), 90)
+
+
+def is_gone(cluster: Cluster, kind: str, namespace: str) -> bool:
+    return cluster.api.get(kind, "gone", namespace) is None

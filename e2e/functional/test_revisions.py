@@ -14,7 +14,6 @@ from e2e.framework import pods
 from e2e.framework.cluster import Cluster
 from e2e.framework.waiting import wait_for
 
-AS_USER = {"securityContext": {"runAsUser": 1000, "runAsGroup": 1000}}
 PROFILE = "changing"
 Json = dict[str, Any]
 
@@ -85,14 +84,14 @@ def test_a_changed_profile_is_for_new_containers_and_old_ones_are_stale(
 ) -> None:
     pid = cluster.pid("noderuntime")
     first = wait_served(cluster, handler)
-    cluster.apply(pods.pod("old", pods.busybox("sleep", "100000", **AS_USER), handler=handler),
+    cluster.apply(pods.pod("old", pods.busybox("sleep", "100000", **pods.AS_USER), handler=handler),
                   namespace=namespace)  # fmt: skip
     cluster.wait_ready("old", namespace)
     cluster.exec("old", "touch", "/tmp/file", namespace=namespace)  # the root is writable
 
     cluster.apply(profile(rootFilesystem="ReadOnly"))
     wait_changed(cluster, handler, first)
-    cluster.apply(pods.pod("new", pods.busybox("sleep", "100000", **AS_USER), handler=handler),
+    cluster.apply(pods.pod("new", pods.busybox("sleep", "100000", **pods.AS_USER), handler=handler),
                   namespace=namespace)  # fmt: skip
     cluster.wait_ready("new", namespace)
     refused = cluster.kubectl.run("exec", "-n", namespace, "new", "--", "touch", "/tmp/file")
@@ -143,7 +142,7 @@ def test_a_revision_that_is_not_valid_fails_closed(
                     "-p", '{"spec":{"template":{"spec":{"nodeSelector":{"no":"where"}}}}}')  # fmt: skip
     cluster.kubectl("delete", "pod", "-n", "noderuntime-system", agent, "--wait=true")
     file.write_text(json.dumps(revision))
-    cluster.apply(pods.pod("closed", pods.busybox("sleep", "100000", **AS_USER), handler=handler),
+    cluster.apply(pods.pod("closed", pods.busybox("sleep", "100000", **pods.AS_USER), handler=handler),
                   namespace=namespace)  # fmt: skip
     cluster.wait_event("closed", handler, "not served", "digest", namespace=namespace)
     file.write_text(whole)

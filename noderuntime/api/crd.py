@@ -136,7 +136,9 @@ def crd_of(definition: Definition) -> Schema:
         "plural": definition.plural,
         "singular": definition.singular,
         "shortNames": [definition.short],
-        "categories": ["noderuntime"],
+        # Not "noderuntime": kubectl would take the singular name for the category, and refuse
+        # `kubectl get noderuntime NAME`.
+        "categories": ["noderuntime-all"],
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

@@ -70,10 +70,11 @@ def unary(method: Method, call: Unary) -> Handler:
     async def handle(raw: bytes, context: Context) -> bytes:
         with _traced(method, context):
             try:
-                request = _read(method, raw)
-                with log.fields(**ids_of(request)):
-                    answer = await call(request)
-                return answer.SerializeToString()
+                with trace.span(f"cri.{method.name}"):
+                    request = _read(method, raw)
+                    with log.fields(**ids_of(request)):
+                        answer = await call(request)
+                    return answer.SerializeToString()
             except errors.NodeRuntimeError as error:
                 await _refuse(context, error)
             except Exception as error:  # noqa: BLE001  # the boundary: a bug becomes INTERNAL
@@ -88,10 +89,11 @@ def streaming(method: Method, call: Streaming) -> Handler:
     async def handle(raw: bytes, context: Context) -> AsyncIterator[bytes]:
         with _traced(method, context):
             try:
-                request = _read(method, raw)
-                with log.fields(**ids_of(request)):
-                    async for answer in call(request):
-                        yield answer.SerializeToString()
+                with trace.span(f"cri.{method.name}"):
+                    request = _read(method, raw)
+                    with log.fields(**ids_of(request)):
+                        async for answer in call(request):
+                            yield answer.SerializeToString()
             except errors.NodeRuntimeError as error:
                 await _refuse(context, error)
             except Exception as error:  # noqa: BLE001  # the boundary: a bug becomes INTERNAL
@@ -164,8 +166,7 @@ def _traced(method: Method, context: Context) -> Generator[None]:
     ):
         code = "CANCELLED"
         try:
-            with trace.span(f"cri.{method.name}"):
-                yield
+            yield
             code = "OK"
         except aio.AbortError:
             code = _name_of(context.code())

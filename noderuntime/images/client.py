@@ -66,6 +66,9 @@ class Worker:
         except OSError as error:
             self._lock.unlink(missing_ok=True)
             raise ImageError(f"the image worker cannot be started: {error.strerror}") from error
+        except asyncio.CancelledError:
+            self._lock.unlink(missing_ok=True)
+            raise
         finally:
             os.close(fd)
         return self

@@ -120,8 +120,8 @@ def describe_implied(diff: Path, names: Sequence[bytes], lowers: Sequence[Path])
     """Give the folders that no entry described the attributes of the same folder below.
 
     Overlay shows the topmost layer's attributes of a merged folder, so a made-up one would change
-    what lies below. ``lowers`` are topmost first. Where the name is no folder below, the default
-    stays.
+    what lies below. ``lowers`` are topmost first. Where the name is no folder below (a symbolic
+    link, say) the default stays and hides it, as with CRI-O; containerd would follow the link.
     """
     for name in sorted(names):
         for lower in lowers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar, cast
 from urllib.parse import quote
 
@@ -24,7 +24,7 @@ from noderuntime.images.reference import Reference, is_digest
 from noderuntime.images.transport import Host, reason_of, refused
 
 CHUNK: Final = 256 << 10
-MAX_FAILURES: Final = 4  # in a row without a byte
+MAX_FAILURES: Final = 4  # in a row, each with fewer than SLOW_BYTES
 MAX_REQUESTS: Final = 20  # for one blob from one host
 SLOW_BYTES: Final = 64 << 10
 SLOW_S: Final = 60.0
@@ -141,7 +141,7 @@ class Registry:
                 problem = reason_of(error)
             finally:
                 response.close()
-            failures = 0 if ingest.written > before else failures + 1
+            failures = 0 if ingest.written - before >= SLOW_BYTES else failures + 1
             if failures >= MAX_FAILURES:
                 break
             if not ingest.is_complete:
@@ -181,7 +181,7 @@ class Registry:
 
 
 def _stream(response: BaseHTTPResponse, ingest: Ingest, before: int) -> None:
-    """Write what comes; raises TimeoutError where nearly nothing does."""
+    """Write what comes behind ``before``."""
     if response.status == 206:
         begin = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
         if begin != str(before):
@@ -189,14 +189,25 @@ def _stream(response: BaseHTTPResponse, ingest: Ingest, before: int) -> None:
             raise ImageError(f"the registry answers another range than the asked one: {begin[:20]}")
     elif before:
         ingest.restart()
-    since, at = time.monotonic(), ingest.written
-    for chunk in response.stream(CHUNK, decode_content=False):
+    for chunk in _pieces(response):
         ingest.write(chunk)
+
+
+def _pieces(response: BaseHTTPResponse) -> Iterator[bytes]:
+    """Yield the body as it arrives; raises TimeoutError where nearly nothing does.
+
+    ``read1``, since ``read`` and ``stream`` wait for a whole chunk: a host that sends a byte now
+    and then would hold them for ever.
+    """
+    since, count = time.monotonic(), 0
+    while chunk := response.read1(CHUNK, decode_content=False):
+        yield chunk
+        count += len(chunk)
         now = time.monotonic()
         if now - since > SLOW_S:
-            if ingest.written - at < SLOW_BYTES:
+            if count < SLOW_BYTES:
                 raise TimeoutError(f"fewer than {SLOW_BYTES} bytes in {SLOW_S:.0f} s")
-            since, at = now, ingest.written
+            since, count = now, 0
 
 
 def _read(response: BaseHTTPResponse, limit: int, what: str) -> bytes:
@@ -204,7 +215,7 @@ def _read(response: BaseHTTPResponse, limit: int, what: str) -> bytes:
     parts: list[bytes] = []
     count = 0
     try:
-        for chunk in response.stream(64 << 10, decode_content=False):
+        for chunk in _pieces(response):
             parts.append(chunk)
             count += len(chunk)
             if count > limit:

@@ -117,6 +117,7 @@ class ImageStore:
                 raise ImageError(f"image {reference}: not there after {PULL_S:.0f} s") from None
             finally:
                 self._fetching -= 1
+                self._drop_blobs()
         record = self._records.find(prefix + event["digest"])
         if record is None:  # removed meanwhile
             return await self._fetch(reference, credentials, layout)
@@ -289,9 +290,12 @@ class ImageStore:
         for chain in unused:
             del self._layers[chain]
         aside = [self._folders.put_aside(chain) for chain in unused]
+        self._drop_blobs()
+        return tuple(path for path in aside if path is not None)
+
+    def _drop_blobs(self) -> None:
         if not self._fetching:  # a worker's blobs have no record yet
             self._content.retain(self._blobs())
-        return tuple(path for path in aside if path is not None)
 
     def _blobs(self) -> frozenset[str]:
         return frozenset(blob for record in self._records.all() for blob in record.blobs)

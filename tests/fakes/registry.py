@@ -11,6 +11,7 @@ import io
 import json
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -134,12 +135,13 @@ def _descriptor(media_type: str, data: bytes) -> dict[str, object]:
 
 @dataclass
 class Answer:
-    """What the registry sends. ``cut`` sends only so many bytes of the body, then hangs up."""
+    """What the registry sends. ``cut``: only so many bytes of the body, then it hangs up."""
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict[str, str])
     cut: int | None = None
+    pace_s: float = 0  # sends a byte at a time, each after a pause
 
 
 @dataclass(frozen=True)
@@ -173,8 +175,8 @@ class FakeRegistry:
 
             def _serve(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
-                body = self.rfile.read(length)
-                request = Request(self.command, self.path, dict(self.headers.items()), body)
+                sent = self.rfile.read(length)
+                request = Request(self.command, self.path, dict(self.headers.items()), sent)
                 registry.requests.append(request)
                 answer = registry.script(request) or registry.answer(request)
                 self.send_response(answer.status)
@@ -182,8 +184,13 @@ class FakeRegistry:
                 for name, value in headers.items():
                     self.send_header(name, value)
                 self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(answer.body[: answer.cut])
+                body = b"" if self.command == "HEAD" else answer.body[: answer.cut]
+                if answer.pace_s:
+                    for byte in body:
+                        time.sleep(answer.pace_s)
+                        self.wfile.write(bytes((byte,)))
+                else:
+                    self.wfile.write(body)
                 if answer.cut is not None:
                     self.close_connection = True
 

@@ -1,6 +1,6 @@
 """crictl pointed at a socket: a CRI client that is not ours.
 
-Built from ``e2e/cluster/tools/critools``; found by ``NR_CRICTL``, else in ``.cluster/bin``.
+Built once from ``e2e/cluster/tools/critools`` into ``.cluster/bin``; ``NR_CRICTL`` names another.
 """
 
 from __future__ import annotations
@@ -11,10 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from e2e.cluster.build import GoModule, build_go
+from e2e.cluster.layout import Layout
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CRICTL = Path(os.environ.get("NR_CRICTL", ".cluster/bin/crictl")).resolve()
+ROOT = Path(__file__).resolve().parents[2]
+CRICTL = Path(os.environ.get("NR_CRICTL", ROOT / ".cluster/bin/crictl")).resolve()
+CRITOOLS = GoModule(
+    "critools",
+    (("crictl", "sigs.k8s.io/cri-tools/cmd/crictl"),),
+    "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=1.37.0",
+)
+
+
+def build() -> None:
+    """Build crictl where it is not there yet; a minute with a cold Go cache."""
+    if "NR_CRICTL" not in os.environ:
+        build_go(Layout(ROOT), CRITOOLS, lambda _: None)
 
 
 @dataclass

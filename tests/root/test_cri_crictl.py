@@ -24,13 +24,14 @@ from noderuntime.cri.streaming.server import StreamingServer
 from noderuntime.engine.state import ContainerState
 from noderuntime.host.ports import CgroupDriver
 from tests.fakes.cri_engine import FakeEngine
-from tests.root.cri_kit import CRICTL, Crictl, until
+from tests.root import cri_kit
+from tests.root.cri_kit import Crictl, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(not CRICTL.exists(), reason="crictl is not built")
+pytestmark = pytest.mark.timeout(900)  # crictl may have to be built first
 
 
 @dataclass
@@ -53,6 +54,11 @@ class Node(Crictl):
         container_id = await self.run("create", sandbox_id, str(container), str(pod))
         await self.run("start", container_id.strip())
         return sandbox_id, container_id.strip()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def crictl() -> None:
+    cri_kit.build()
 
 
 @pytest.fixture

@@ -18,13 +18,14 @@ from noderuntime.cri.runtime_service import RuntimeService
 from noderuntime.cri.server import CriServer
 from noderuntime.cri.streaming.server import StreamingServer
 from noderuntime.host.cgroups import KernelCgroups
-from tests.root.cri_kit import CRICTL, Crictl, until
+from tests.root import cri_kit
+from tests.root.cri_kit import Crictl, until
 from tests.root.engine_kit import IMAGE, RealNode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-pytestmark = pytest.mark.skipif(not CRICTL.exists(), reason="crictl is not built")
+pytestmark = pytest.mark.timeout(900)  # crictl may have to be built first
 SHELL = ("/bin/busybox", "sh", "-c")
 
 
@@ -66,6 +67,11 @@ class Whole(Crictl):
 
     def running(self, word: str) -> list[str]:
         return [line for line in self.real.processes() if word in line]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def crictl() -> None:
+    cri_kit.build()
 
 
 @pytest.fixture

@@ -122,6 +122,33 @@ async def test_an_index_gives_this_machines_image(
         await store.pull(f"{registry.host}/a:2")
 
 
+async def test_a_wrong_hosts_toml_is_told_by_its_name(store: ImageStore, tmp_path: Path) -> None:
+    (tmp_path / "certs.d/_default").mkdir(parents=True)
+    (tmp_path / "certs.d/_default/hosts.toml").write_text("colour = 1")
+    with pytest.raises(ImageError, match=r"_default/hosts.toml: unknown key colour"):
+        await store.pull("quay.io/a")
+
+
+async def test_a_full_disk_is_told_and_leaves_nothing(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    large = build_image([File("zeros", bytes(8 << 20))])
+    small = build_image([File("f", b"x")])
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "nr-images", str(disk)], check=True)
+    try:
+        store = ImageStore(disk / "state", tmp_path)
+        await store.recover()
+        empty = census(disk)
+        with pytest.raises(ImageError, match="no space left on the node's disk"):
+            await store.pull(registry.add("a", "1", large))
+        assert census(disk) == empty
+        assert (await store.pull(registry.add("b", "1", small))).id == small.id
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 async def test_an_unreachable_registry_has_the_kubelets_error(store: ImageStore) -> None:
     with pytest.raises(RegistryUnavailableError) as caught:
         await store.pull("127.0.0.1:1/a")

@@ -107,6 +107,14 @@ def test_a_chart_that_is_removed_leaves_the_crds() -> None:
         assert document["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
 
 
+def test_a_category_hides_no_name() -> None:
+    names = [document["spec"]["names"] for document in CRDS.values()]
+    taken = {
+        name for each in names for name in (each["plural"], each["singular"], *each["shortNames"])
+    }
+    assert not taken & {category for each in names for category in each["categories"]}
+
+
 def test_a_union_is_refused() -> None:
     with pytest.raises(ValueError, match="a union has no place in a CRD"):
         crd.structural({"anyOf": [{"type": "string"}, {"type": "integer"}]}, {})

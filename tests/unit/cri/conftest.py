@@ -60,9 +60,11 @@ class Client:
         unary = self.channel.unary_unary(path, type(message).SerializeToString, answer.FromString)
         return await unary(message, timeout=5)
 
-    async def raw(self, path: str, data: bytes) -> bytes:
+    async def raw(
+        self, path: str, data: bytes, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> bytes:
         unary: Any = self.channel.unary_unary(path)  # pyright: ignore[reportUnknownVariableType]
-        answer: bytes = await unary(data, timeout=5)
+        answer: bytes = await unary(data, timeout=5, metadata=metadata)
         return answer
 
 

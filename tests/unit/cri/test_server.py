@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from grpc import aio
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.cri.server import clear_the_way
@@ -23,10 +24,13 @@ from noderuntime.errors import (
     UnavailableError,
 )
 from noderuntime.policy.model import PodIdentity, SandboxConfig
+from noderuntime.telemetry import metrics, trace
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Sequence
     from pathlib import Path
+
+    from opentelemetry.sdk.trace import ReadableSpan
 
     from tests.unit.cri.conftest import Client
 
@@ -328,3 +332,40 @@ def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
 
 def _model() -> SandboxConfig:
     return SandboxConfig(pod=PodIdentity(name="a", namespace="b", uid="c"))
+
+
+class Collected(SpanExporter):
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.spans += spans
+        return SpanExportResult.SUCCESS
+
+
+async def test_a_call_joins_the_callers_trace_and_a_denial_is_its_status(cri: Client) -> None:
+    exporter = Collected()
+    trace.configure(
+        trace.TraceSettings(endpoint="http://127.0.0.1:1", sampling_rate_per_million=0), exporter
+    )
+    try:
+        request = pb.RunPodSandboxRequest(config=sandbox_config(), runtime_handler="forbidden")
+        parent = f"00-{'ab' * 16}-{'cd' * 8}-01"
+        call = cri.raw(
+            "/runtime.v1.RuntimeService/RunPodSandbox",
+            request.SerializeToString(),
+            metadata=(("traceparent", parent),),
+        )
+        assert (await failure(call))[0] is grpc.StatusCode.PERMISSION_DENIED
+    finally:
+        await trace.shutdown()
+    span = next(each for each in exporter.spans if each.name == "cri.RunPodSandbox")
+    assert span.context is not None
+    assert f"{span.context.trace_id:032x}" == "ab" * 16
+    assert span.status.description == "profile web: hostPID is refused"
+
+
+async def test_a_call_is_counted_by_its_method_and_code(cri: Client) -> None:
+    await failure(cri.call("PodSandboxStatus", pb.PodSandboxStatusRequest(pod_sandbox_id="none")))
+    text = metrics.render().decode()
+    assert 'noderuntime_cri_requests_total{code="NOT_FOUND",method="PodSandboxStatus"}' in text

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from noderuntime.errors import ImageError, RegistryUnavailableError
+from noderuntime.images import registry as registry_module
 from noderuntime.images import transport
 from noderuntime.images.content import Content, Ingest, digest_of
 from noderuntime.images.hosts import PULL, RESOLVE, Endpoint
@@ -192,6 +193,17 @@ def test_a_registry_that_always_breaks_off_is_unavailable(
     registry.script = on("/blobs/", Answer(200, LAYER, cut=0))
     with pytest.raises(RegistryUnavailableError, match=f"breaks off at 0 of {len(LAYER)} bytes"):
         registry_of(host(registry)).blob(BLOB, ingest)
+
+
+def test_a_registry_that_only_trickles_is_unavailable(
+    registry: FakeRegistry, ingest: Ingest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "SLOW_S", 0.01)
+    registry.script = on("/blobs/", Answer(200, LAYER, pace_s=0.004))
+    with pytest.raises(RegistryUnavailableError, match="fewer than 65536 bytes"):
+        registry_of(host(registry)).blob(BLOB, ingest)
+    with pytest.raises(RegistryUnavailableError, match="fewer than 65536 bytes"):
+        registry_of(host(registry)).small_blob(BLOB)
 
 
 @pytest.mark.parametrize("data", [LAYER + b"!", LAYER[:-1] + b"!", LAYER[:-1]])
