@@ -19,7 +19,9 @@ def secured(**context: object) -> Json:
 
 
 def limited(**limits: str) -> Json:
-    return secured() | {"resources": {"limits": limits, "requests": {"cpu": "10m", "memory": "8Mi"}}}
+    return secured() | {
+        "resources": {"limits": limits, "requests": {"cpu": "10m", "memory": "8Mi"}}
+    }
 
 
 CASES = [
