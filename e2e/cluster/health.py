@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import time
 import urllib.request
@@ -33,6 +34,13 @@ def get_json(url: str, tls: ssl.SSLContext | None = None) -> dict[str, Any]:
     """GET a JSON object."""
     content: dict[str, Any] = json.loads(get(url, tls))
     return content
+
+
+def accepts(address: str) -> bool:
+    """Whether something listens at host:port; raises OSError when it is refused."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=5):
+        return True
 
 
 def wait_until(

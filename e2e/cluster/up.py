@@ -20,6 +20,7 @@ from e2e.cluster import (
     processes,
 )
 from e2e.cluster.layout import (
+    COLLECTOR,
     ETCD_PORT,
     REGISTRY,
     RUNTIME_ETC,
@@ -172,7 +173,7 @@ class _Up:
     def collector(self) -> bool:
         self.layout.data.mkdir(parents=True, exist_ok=True)
         self.state.set_fact("tracing", value=True)
-        return self._start(components.collector(self.layout))
+        return self._component(components.collector(self.layout), lambda: health.accepts(COLLECTOR))
 
     def runtime(self) -> bool:
         cgroups.set_up(self.layout, self.state)
