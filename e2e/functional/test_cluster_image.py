@@ -25,8 +25,10 @@ def fresh(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     for name in ("noderuntime", "operator", "requirements"):
         (other.repository / name).symlink_to(layout.repository / name)
     debian.fetch(layout, recipes.all_packages())
+    layout.wheels.mkdir(exist_ok=True)
     build.build_go(layout, build.KUBERNETES, print)
     other.debs.symlink_to(layout.debs)
+    other.wheels.symlink_to(layout.wheels)
     other.bin.symlink_to(layout.bin)
     yield other
     shutil.rmtree(other.root)
