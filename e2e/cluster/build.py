@@ -114,7 +114,7 @@ def fetch_clients(layout: Layout) -> bool:
     if _has_clients(layout):
         return False
     layout.bin.mkdir(parents=True, exist_ok=True)
-    folder = layout.root / "wheels"
+    folder = layout.root / "clients"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     wanted = folder / "clients.txt"

@@ -115,6 +115,11 @@ class Layout:
         return self.root / "debs"
 
     @property
+    def wheels(self) -> Path:
+        """Python packages that were fetched; kept."""
+        return self.root / "wheels"
+
+    @property
     def registry(self) -> Path:
         """The registry's blobs; kept."""
         return self.root / "registry"

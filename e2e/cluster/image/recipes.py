@@ -240,6 +240,11 @@ def _redis(layout: Layout, scratch: Path) -> tuple[list[Layer], oci.Config]:
     )
 
 
+def all_packages() -> tuple[str, ...]:
+    """Every Debian package that an image is made from."""
+    return (*_PYTHON_PACKAGES, *_REDIS_PACKAGES, "busybox-static")
+
+
 RECIPES: Final = (
     Recipe("noderuntime", "0.1.0", _noderuntime_inputs, _noderuntime),
     Recipe("agnhost", KUBERNETES_VERSION[1:], lambda layout: [layout.bin / "agnhost"], _agnhost),

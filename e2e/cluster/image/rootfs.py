@@ -6,6 +6,7 @@ translations, character conversions) is left out.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 from collections.abc import Sequence
@@ -136,22 +137,37 @@ def add_wheels(
     """The locked wheels, checked against their hashes, into the image's site folder."""
     wanted = folder.with_name(f"{folder.name}.lock")
     wanted.write_text(without(lock.read_text(), left_out))
+    wheels = _wheels(layout, wanted, version)
     place = folder / f"usr/local/lib/python{version}/dist-packages"
     place.mkdir(parents=True, exist_ok=True)
-    platforms = [word for name in _PLATFORMS for word in ("--platform", f"{name}_x86_64")]
-    processes.run(
-        [
-            *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"),
-            *("--disable-pip-version-check", "--no-warn-script-location", "--require-hashes"),
-            *("--only-binary", ":all:", "--implementation", "cp", "--python-version", version),
-            *platforms,
-            *("--target", str(place), "-r", str(wanted)),
-        ],
-        layout,
-        timeout_s=600,
-    )
+    argv = [*_pip("install", version), "--no-compile", "--no-warn-script-location"]
+    argv += ["--no-index", "--find-links", str(wheels), "--target", str(place), "-r", str(wanted)]
+    processes.run(argv, layout, timeout_s=600)
     for path in (place / "bin", *place.rglob("tests"), *place.rglob("__pycache__")):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _pip(verb: str, version: str) -> list[str]:
+    """The words of pip for the image's Python, whatever Python this is."""
+    return [
+        *(sys.executable, "-m", "pip", verb, "--quiet", "--disable-pip-version-check"),
+        *("--no-deps", "--require-hashes", "--only-binary", ":all:", "--implementation", "cp"),
+        *("--python-version", version),
+        *(word for name in _PLATFORMS for word in ("--platform", f"{name}_x86_64")),
+    ]
+
+
+def _wheels(layout: Layout, lock: Path, version: str) -> Path:
+    """The folder with a lock's wheels; fetched once, so that an image can be made offline."""
+    name = hashlib.sha256(f"{version} {lock.read_text()}".encode()).hexdigest()[:12]
+    folder = layout.wheels / name
+    if not folder.is_dir():
+        beside = layout.wheels / f"{name}.new"
+        shutil.rmtree(beside, ignore_errors=True)
+        argv = [*_pip("download", version), "--dest", str(beside), "-r", str(lock)]
+        processes.run(argv, layout, timeout_s=600)
+        beside.replace(folder)
+    return folder
 
 
 def compile_python(layout: Layout, folder: Path, places: Sequence[str], version: str) -> None:
