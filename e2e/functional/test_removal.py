@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from functools import partial
 from typing import Any
 
@@ -62,15 +63,18 @@ def test_a_noderuntime_that_pods_use_waits_and_says_for_whom(
 def test_deleting_everything_in_any_order_ends(
     cluster: Cluster, namespace: str, order: tuple[str, ...]
 ) -> None:
-    declare(cluster, "gone")
-    cluster.apply(pods.pod("gone", pods.busybox("sleep", "100000", **pods.AS_USER), handler="gone"),
-                  namespace=namespace)  # fmt: skip
-    cluster.wait_ready("gone", namespace)
+    name = f"gone-{uuid.uuid4().hex[:6]}"
+    declare(cluster, name)
+    cluster.apply(
+        pods.pod(name, pods.busybox("sleep", "100000", **pods.AS_USER), handler=name),
+        namespace=namespace,
+    )
+    cluster.wait_ready(name, namespace)
     for kind in order:
-        cluster.kubectl("delete", kind, "gone", "-n", namespace, "--wait=false")
+        cluster.kubectl("delete", kind, name, "-n", namespace, "--wait=false")
     for kind in order:
-        wait_for(f"{kind} gone", partial(is_gone, cluster, kind, namespace), 90)
+        wait_for(f"{kind} gone", partial(is_gone, cluster, kind, name, namespace), 90)
 
 
-def is_gone(cluster: Cluster, kind: str, namespace: str) -> bool:
-    return cluster.api.get(kind, "gone", namespace) is None
+def is_gone(cluster: Cluster, kind: str, name: str, namespace: str) -> bool:
+    return cluster.api.get(kind, name, namespace) is None

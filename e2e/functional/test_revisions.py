@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +14,16 @@ from e2e.framework import pods
 from e2e.framework.cluster import Cluster
 from e2e.framework.waiting import wait_for
 
-PROFILE = "changing"
 Json = dict[str, Any]
+SYSTEM = "noderuntime-system"
+OPERATOR = ("-n", SYSTEM, "noderuntime-operator")
 
 
-def profile(**spec: object) -> Json:
+def profile(name: str, **spec: object) -> Json:
     return {
         "apiVersion": "noderuntime.io/v1alpha1",
         "kind": "SecurityProfile",
-        "metadata": {"name": PROFILE},
+        "metadata": {"name": name},
         "spec": {"runAs": {"nonRoot": True}, **spec},
     }
 
@@ -32,21 +33,18 @@ def runtime(name: str) -> Json:
         "apiVersion": "noderuntime.io/v1alpha1",
         "kind": "NodeRuntime",
         "metadata": {"name": name},
-        "spec": {"handler": name, "securityProfileRef": {"name": PROFILE}},
+        "spec": {"handler": name, "securityProfileRef": {"name": name}},
     }
 
 
 @pytest.fixture
 def handler(cluster: Cluster) -> Iterator[str]:
-    """A handler of the test's own, served by the node; removed at the end."""
-    name = "changing"
-    cluster.apply(profile(), runtime(name))
+    """A handler of the test's own, served by the node. It goes when the test's Pods have gone."""
+    name = f"changing-{uuid.uuid4().hex[:6]}"
+    cluster.apply(profile(name), runtime(name))
     wait_served(cluster, name)
     yield name
-    cluster.kubectl(
-        "delete", "noderuntime", name, "--ignore-not-found", "--timeout=90s", timeout_s=100
-    )
-    cluster.kubectl("delete", "securityprofile", PROFILE, "--ignore-not-found")
+    cluster.kubectl("delete", "noderuntime,securityprofile", name, "--wait=false")
 
 
 def state(cluster: Cluster) -> Json:
@@ -89,7 +87,7 @@ def test_a_changed_profile_is_for_new_containers_and_old_ones_are_stale(
     cluster.wait_ready("old", namespace)
     cluster.exec("old", "touch", "/tmp/file", namespace=namespace)  # the root is writable
 
-    cluster.apply(profile(rootFilesystem="ReadOnly"))
+    cluster.apply(profile(handler, rootFilesystem="ReadOnly"))
     wait_changed(cluster, handler, first)
     cluster.apply(pods.pod("new", pods.busybox("sleep", "100000", **pods.AS_USER), handler=handler),
                   namespace=namespace)  # fmt: skip
@@ -117,33 +115,34 @@ def test_the_status_says_what_is_true(cluster: Cluster, handler: str) -> None:
     wait_for("Ready", lambda: conditions().get("Ready") == "True", 60)
     table = cluster.kubectl("get", "nrt", handler)
     assert handler in table
-    assert PROFILE in table
     klass = cluster.api.get("runtimeclass", handler)
     assert klass
     assert klass["handler"] == handler
 
 
-def test_a_revision_that_is_not_valid_fails_closed(
+def test_a_revision_that_is_not_valid_fails_closed_until_the_agent_mends_it(
     cluster: Cluster, namespace: str, handler: str
 ) -> None:
-    """Somebody edits the file on the node: the handlers it had are refused until the agent mends it."""
-    file = Path(RUNTIME_ETC) / "current"
-    whole = file.read_text()
-    revision = json.loads(whole)
-    revision["handlers"][0]["profile"]["spec"]["privileged"] = (
-        "Allow"  # the digest is not this one's
-    )
-    agent = next(
-        pod["metadata"]["name"]
-        for pod in cluster.api.list("pod", "noderuntime-system")
-        if pod["metadata"]["name"].startswith("noderuntime-agent")
-    )
-    cluster.kubectl("patch", "daemonset", "-n", "noderuntime-system", "noderuntime-agent", "--type=merge",
-                    "-p", '{"spec":{"template":{"spec":{"nodeSelector":{"no":"where"}}}}}')  # fmt: skip
-    cluster.kubectl("delete", "pod", "-n", "noderuntime-system", agent, "--wait=true")
-    file.write_text(json.dumps(revision))
-    cluster.apply(pods.pod("closed", pods.busybox("sleep", "100000", **pods.AS_USER), handler=handler),
-                  namespace=namespace)  # fmt: skip
-    cluster.wait_event("closed", handler, "not served", "digest", namespace=namespace)
-    file.write_text(whole)
+    """Somebody edits the file on a node that nobody looks after: its handlers are refused."""
+    cluster.kubectl("scale", "deployment", *OPERATOR, "--replicas=0")
+    wait_for("the operator gone", lambda: not pods_of(cluster, "noderuntime-operator"))
+    cluster.kubectl("delete", "daemonset", "-n", SYSTEM, "noderuntime-agent")
+    wait_for("the agent gone", lambda: not pods_of(cluster, "noderuntime-agent"))
+    try:
+        file = RUNTIME_ETC / "current"
+        revision = json.loads(file.read_text())
+        revision["handlers"][0]["profile"]["spec"]["privileged"] = "Allow"  # the digest is another
+        file.write_text(json.dumps(revision))
+        cluster.apply(
+            pods.pod("closed", pods.busybox("sleep", "100000", **pods.AS_USER), handler=handler),
+            namespace=namespace,
+        )
+        cluster.wait_event("closed", handler, "not served", "digest", namespace=namespace)
+    finally:
+        cluster.kubectl("scale", "deployment", *OPERATOR, "--replicas=1")
     cluster.wait_ready("closed", namespace, limit_s=120)
+
+
+def pods_of(cluster: Cluster, start: str) -> list[str]:
+    names: list[str] = [pod["metadata"]["name"] for pod in cluster.api.list("pod", SYSTEM)]
+    return [name for name in names if name.startswith(start)]
