@@ -49,7 +49,7 @@ class Node:
 
     def __init__(self, folder: Path, server: ApiServer, name: str) -> None:
         self.folder, self.server, self.name = folder, server, name
-        self.socket = folder / "run" / "nr.sock"
+        self.socket = folder / "run" / "agent" / "noderuntime.sock"
         self.processes: list[subprocess.Popen[bytes]] = []
         (folder / "config.toml").write_text(CONFIG.format(folder=folder))
         server.kubeconfig(folder / "kubeconfig")

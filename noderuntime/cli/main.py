@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import noderuntime
+from noderuntime.cli.places import AGENT_SOCKET
 from noderuntime.errors import NodeRuntimeError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 CONFIG: Final = Path("/etc/noderuntime/config.toml")
 SOCKET: Final = Path("/run/noderuntime/noderuntime.sock")
+SOCKET_OF_THE_AGENT: Final = Path("/run/noderuntime") / AGENT_SOCKET
 REVISION: Final = Path("/etc/noderuntime/current")
 NAMESPACE: Final = "noderuntime-system"
 
@@ -62,7 +64,7 @@ def _add_agent(commands: Commands) -> None:
         default=os.environ.get("POD_NAMESPACE", NAMESPACE),
         help=f"where revisions are (default: the variable POD_NAMESPACE, or {NAMESPACE})",
     )
-    _add_socket(agent)
+    _add_socket(agent, SOCKET_OF_THE_AGENT)
     agent.add_argument(
         "--revision-file",
         type=Path,
@@ -75,7 +77,7 @@ def _add_agent(commands: Commands) -> None:
 
 def _add_status(commands: Commands) -> None:
     status = commands.add_parser("status", help="what this node serves now")
-    _add_socket(status)
+    _add_socket(status, SOCKET)
     status.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="default: text"
     )
@@ -84,13 +86,13 @@ def _add_status(commands: Commands) -> None:
     )
 
 
-def _add_socket(command: argparse.ArgumentParser) -> None:
+def _add_socket(command: argparse.ArgumentParser, default: Path) -> None:
     command.add_argument(
         "--socket",
         type=Path,
-        default=SOCKET,
+        default=default,
         metavar="FILE",
-        help=f"the runtime's CRI socket (default {SOCKET})",
+        help=f"the runtime's socket (default {default})",
     )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FOLDER_MODE: Final = 0o711
 LOCK: Final = "lock"
+AGENT_SOCKET: Final = "agent/noderuntime.sock"  # below run_dir
 
 
 def prepare(path: Path) -> None:

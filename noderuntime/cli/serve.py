@@ -19,7 +19,7 @@ from noderuntime.cli.parts import parts_of
 from noderuntime.cli.signals import notify, until_signal
 from noderuntime.cri.image_service import ImageService
 from noderuntime.cri.runtime_service import RuntimeService
-from noderuntime.cri.server import CriServer
+from noderuntime.cri.server import AGENT_METHODS, CriServer
 from noderuntime.cri.streaming.server import StreamingServer
 from noderuntime.engine.engine import Engine
 from noderuntime.telemetry import http, log, metrics, trace
@@ -68,17 +68,22 @@ async def answer(config: Config, engine: Engine, driver: CgroupDriver) -> None:
     """Open the sockets until cancelled. Raises ConfigError, UnavailableError."""
     streaming = StreamingServer(engine, config.streaming.address)
     runtime = RuntimeService(engine, streaming, driver)
-    server = CriServer(config.socket, runtime, ImageService(engine))
+    images = ImageService(engine)
+    server = CriServer(config.socket, runtime, images)
+    # A folder of its own: what the agent mounts must hold neither Pods' namespaces nor their files.
+    agents = CriServer(config.run_dir / places.AGENT_SOCKET, runtime, images, only=AGENT_METHODS)
     await streaming.start()
     try:
         await server.start()
         try:
+            await agents.start()
             gc.collect()
             gc.freeze()  # what was imported stays: the collector need not walk it again and again
             notify("READY=1")
             _log.info("serving", extra={"socket": str(config.socket)})
             await asyncio.Event().wait()
         finally:
+            await agents.stop()
             await server.stop()
     finally:
         await streaming.stop()

@@ -1,4 +1,4 @@
-"""The CRI socket: a grpc.aio server with every method of both services.
+"""The CRI sockets: a grpc.aio server with every method of both services, and one with few for the agent.
 
 Methods are taken from the service descriptors, so that one that this version does not serve
 answers UNIMPLEMENTED with its name. The socket appears only when ``start`` is called, after
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES: Final = 16 << 20  # maxMsgSize of k8s.io/cri-client pkg/utils.go
 SOCKET_MODE: Final = 0o660
 MAX_SOCKET_PATH: Final = 107  # sun_path without its NUL, unix(7)
+# What the agent may call: who talks CRI without bounds is root on the node.
+AGENT_METHODS: Final = frozenset({"Version", "Status"})
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -45,9 +47,17 @@ _OPTIONS: Final = (
 class CriServer:
     """Serves both services on one Unix socket."""
 
-    def __init__(self, path: Path, runtime: RuntimeService, images: ImageService) -> None:
-        """Prepare; nothing is bound before ``start``."""
+    def __init__(
+        self,
+        path: Path,
+        runtime: RuntimeService,
+        images: ImageService,
+        *,
+        only: frozenset[str] | None = None,
+    ) -> None:
+        """Prepare; nothing is bound before ``start``. ``only`` names the methods that are served."""
         self._path = path
+        self._only = only
         self._services: dict[str, RuntimeService | ImageService] = {
             "RuntimeService": runtime,
             "ImageService": images,
@@ -60,7 +70,7 @@ class CriServer:
         server = aio.server(options=_OPTIONS)
         for name, service in self._services.items():
             descriptor = pb.DESCRIPTOR.services_by_name[name]
-            server.add_generic_rpc_handlers((generic_handler(descriptor, service),))
+            server.add_generic_rpc_handlers((generic_handler(descriptor, service, self._only),))
         with _umask(0o777 ^ SOCKET_MODE):
             try:
                 server.add_insecure_port(f"unix:{self._path}")
@@ -79,11 +89,15 @@ class CriServer:
 
 
 def generic_handler(
-    descriptor: ServiceDescriptor, service: RuntimeService | ImageService
+    descriptor: ServiceDescriptor,
+    service: RuntimeService | ImageService,
+    only: frozenset[str] | None = None,
 ) -> grpc.GenericRpcHandler:
-    """Return handlers for every method of the service."""
+    """Return handlers for every method of the service, or for those in ``only``."""
     handlers: dict[str, boundary.Handler] = {}
     for each in descriptor.methods:
+        if only is not None and each.name not in only:
+            continue  # grpc answers UNIMPLEMENTED
         request = message_factory.GetMessageClass(each.input_type)
         method = boundary.Method(name=each.name, request=request)
         if each.server_streaming:

@@ -61,8 +61,8 @@ def _pod(view: View, image: str) -> dict[str, Any]:
         "containers": [_container(image)],
         "volumes": [
             _host_path("etc", "/etc/noderuntime", "DirectoryOrCreate"),
-            # Made by the node runtime: the agent waits on nodes where it is not installed.
-            _host_path("run", "/run/noderuntime", "Directory"),
+            # The agent's own socket is there, which answers few calls; a runtime may come later.
+            _host_path("run", "/run/noderuntime/agent", "DirectoryOrCreate"),
         ],
     } | ({"affinity": affinity} if terms else {})
 
@@ -92,7 +92,7 @@ def _container(image: str) -> dict[str, Any]:
         },
         "volumeMounts": [
             {"name": "etc", "mountPath": "/etc/noderuntime"},
-            {"name": "run", "mountPath": "/run/noderuntime"},
+            {"name": "run", "mountPath": "/run/noderuntime/agent", "readOnly": True},
         ],
     }
 

@@ -46,7 +46,7 @@ def test_the_agent_takes_its_node_from_the_environment(monkeypatch: pytest.Monke
     monkeypatch.setenv("NODE_NAME", "node-a")
     options = parser().parse_args(["agent"])
     assert options.node_name == "node-a"
-    assert options.socket == cli.SOCKET
+    assert options.socket == cli.SOCKET_OF_THE_AGENT
 
 
 @pytest.mark.slow

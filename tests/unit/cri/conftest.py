@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from noderuntime.cri.convert_security import HostFacts
 from noderuntime.cri.image_service import ImageService
 from noderuntime.cri.runtime_service import RuntimeService
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
-from noderuntime.cri.server import CriServer
+from noderuntime.cri.server import AGENT_METHODS, CriServer
 from noderuntime.host.ports import CgroupDriver
 from tests.fakes.cri_engine import FakeEngine
 
@@ -75,14 +76,26 @@ def _method(name: str) -> tuple[ServiceDescriptor, MethodDescriptor]:
     raise KeyError(name)
 
 
-@pytest.fixture
-async def cri(tmp_path: Path) -> AsyncIterator[Client]:
+@asynccontextmanager
+async def serving(path: Path, only: frozenset[str] | None = None) -> AsyncIterator[Client]:
     engine, urls = FakeEngine(), RecordedUrls()
     runtime = RuntimeService(engine, urls, CgroupDriver.CGROUPFS, HostFacts(apparmor=False))
-    server = CriServer(tmp_path / "cri.sock", runtime, ImageService(engine))
+    server = CriServer(path, runtime, ImageService(engine), only=only)
     await server.start()
     try:
-        async with aio.insecure_channel(f"unix:{tmp_path}/cri.sock") as channel:
-            yield Client(channel=channel, engine=engine, urls=urls, path=tmp_path / "cri.sock")
+        async with aio.insecure_channel(f"unix:{path}") as channel:
+            yield Client(channel=channel, engine=engine, urls=urls, path=path)
     finally:
         await server.stop(0)
+
+
+@pytest.fixture
+async def cri(tmp_path: Path) -> AsyncIterator[Client]:
+    async with serving(tmp_path / "cri.sock") as client:
+        yield client
+
+
+@pytest.fixture
+async def agents_cri(tmp_path: Path) -> AsyncIterator[Client]:
+    async with serving(tmp_path / "agent.sock", AGENT_METHODS) as client:
+        yield client

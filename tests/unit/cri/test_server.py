@@ -102,6 +102,20 @@ async def test_every_method_answers_an_empty_request_without_internal(
         assert code in {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
 
 
+async def test_the_agents_socket_answers_status_and_refuses_what_changes_the_node(
+    agents_cri: Client,
+) -> None:
+    answer = await agents_cri.call("Status", pb.StatusRequest(verbose=True))
+    assert "noderuntime" in answer.info
+    for name, request in (
+        ("RunPodSandbox", pb.RunPodSandboxRequest(config=sandbox_config())),
+        ("ExecSync", pb.ExecSyncRequest(container_id="c", cmd=["true"])),
+        ("RemoveImage", pb.RemoveImageRequest()),
+    ):
+        code, _ = await failure(agents_cri.call(name, request))
+        assert code is grpc.StatusCode.UNIMPLEMENTED, name
+
+
 async def test_version_fills_every_field(cri: Client) -> None:
     answer = await cri.call("Version")
     assert (answer.runtime_name, answer.runtime_api_version) == ("noderuntime", "v1")
