@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
-export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/local/go/bin
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cluster/bin:$(PATH):/usr/local/go/bin
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .DEFAULT_GOAL := help
@@ -31,7 +31,7 @@ test: ## everything: check, tests that need root, the real cluster
 	@$(MAKE) --no-print-directory root
 	@$(MAKE) --no-print-directory e2e
 
-root: venv packages ## tests on real namespaces, mounts and OCI runtimes, and with hostile input
+root: venv packages programs ## tests on real namespaces, mounts and OCI runtimes, and with hostile input
 	$(PY) -m pytest tests/root tests/contract tests/fuzz
 
 e2e: venv ## tests on the real cluster, which is made if it is not up

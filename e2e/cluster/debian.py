@@ -32,7 +32,10 @@ HOST: Final = {
 }
 HOST_LIBRARIES: Final = {"libseccomp.so.2": "libseccomp2"}
 # Package → the files that are taken out of it, into .cluster/bin or .cluster/cni/bin.
-UNPACKED: Final = {"docker-registry": ("usr/bin/docker-registry",)}
+UNPACKED: Final = {
+    "docker-registry": ("usr/bin/docker-registry",),
+    "prometheus": ("usr/bin/promtool",),
+}
 PLUGINS: Final = "containernetworking-plugins"
 _QUIET: Final = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
 
@@ -111,7 +114,7 @@ def unpack(layout: Layout, package: Path, into: Path) -> None:
 
 
 def unpack_programs(layout: Layout) -> bool:
-    """The registry and the CNI plugins into .cluster; True if any was missing."""
+    """The registry, promtool and the CNI plugins into .cluster; True if any was missing."""
     plugins = layout.cni / "bin"
     wanted = [layout.bin / Path(file).name for files in UNPACKED.values() for file in files]
     if all(path.exists() for path in (*wanted, plugins / "bridge")):

@@ -116,8 +116,7 @@ def _with_own_namespaces(built: dict[str, object]) -> None:
 def node(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Node]:
-    if shutil.which(request.param) is None:
-        pytest.skip(f"{request.param} is not installed")
+    assert shutil.which(request.param), f"install {request.param}, or run `make root`"
     folder = tmp_path_factory.mktemp("nr-policy")
     rootfs = folder / "rootfs"
     for name in ("bin", "etc", "tmp", "work", "mnt"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -132,7 +131,6 @@ async def test_a_second_serve_on_the_same_folders_is_refused(served: Served) -> 
     assert (await served.status()).name == "noderuntime"
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 async def test_metrics_are_valid_for_promtool(served: Served) -> None:
     served.start()
     await served.status()

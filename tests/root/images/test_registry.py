@@ -20,9 +20,14 @@ from noderuntime.images.store import ImageStore
 from tests.fakes.registry import BuiltImage, File, build_image, folder
 from tests.root.images.trees import listing, overlay
 
-for program in ("docker-registry", "skopeo", "umoci"):
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed", allow_module_level=True)
+
+@pytest.fixture(autouse=True, scope="module")
+def programs() -> None:
+    """A missing program fails these tests by name; `make root` installs all of them."""
+    wanted = ("docker-registry", "skopeo", "umoci")
+    missing = [program for program in wanted if shutil.which(program) is None]
+    assert not missing, f"install {', '.join(missing)}, or run `make root`"
+
 
 HTPASSWD = "me:$2b$04$7llL9bb7hh4NzbNECA3NKerKd85yHUb9SrtbzSkGhi0c18IATEAMS\n"
 USER = Credentials(username="me", password="hunter2")
