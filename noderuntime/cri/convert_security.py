@@ -1,7 +1,7 @@
 """The security contexts of CRI: what a Pod asks to be confined by, or to be freed of.
 
 Here a field that is dropped would be a hole, so each is either converted or refused by its name.
-``pid: POD`` (a shared PID namespace), ``TARGET`` and user namespaces wait for issue 5.
+User namespaces wait for issue 5.
 """
 
 from __future__ import annotations
@@ -125,10 +125,13 @@ def _namespaces_of(field: str, context: _Context) -> Namespaces:
         _refuse_user_namespace(f"{field}.userns_options", options.userns_options)
     network = _mode(f"{field}.network", options.network, {pb.POD, pb.NODE})
     ipc = _mode(f"{field}.ipc", options.ipc, {pb.POD, pb.NODE})
-    pid = _mode(f"{field}.pid", options.pid, {pb.CONTAINER, pb.NODE})
-    if options.target_id:
-        raise InvalidArgumentError(f"{field}.target_id: is not served by this version")
-    return Namespaces(network=network, pid=pid, ipc=ipc)
+    is_container = isinstance(context, pb.LinuxContainerSecurityContext)
+    served = {pb.POD, pb.CONTAINER, pb.NODE, *({pb.TARGET} if is_container else ())}
+    pid = _mode(f"{field}.pid", options.pid, served)
+    if (pid is NamespaceMode.TARGET) != bool(options.target_id):
+        raise InvalidArgumentError(f"{field}.target_id: belongs to pid TARGET")
+    target = texts.token(f"{field}.target_id", options.target_id) if options.target_id else ""
+    return Namespaces(network=network, pid=pid, ipc=ipc, target_id=target)
 
 
 def _mode(

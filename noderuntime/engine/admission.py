@@ -122,16 +122,21 @@ def host_facts(container: ContainerConfig) -> HostFacts:
 
 
 def require_namespaces(namespaces: Namespaces) -> None:
-    """Refuse the namespace modes that are not served yet, by the field's name."""
+    """Refuse the namespace modes that have no meaning, by the field's name."""
     field = "linux.security_context.namespace_options"
-    if namespaces.pid in (NamespaceMode.POD, NamespaceMode.TARGET):
-        raise InvalidArgumentError(
-            f"{field}.pid: {namespaces.pid} is not served yet; use CONTAINER "
-            "(shareProcessNamespace: false) or NODE"
-        )
     for name, mode in (("network", namespaces.network), ("ipc", namespaces.ipc)):
         if mode not in (NamespaceMode.POD, NamespaceMode.NODE):
             raise InvalidArgumentError(f"{field}.{name}: {mode} is not served; use POD or NODE")
+
+
+def require_shared_pid(sandbox: SandboxConfig, container: ContainerConfig) -> None:
+    """Refuse a container that wants to share the PID namespace of a Pod that has none."""
+    asked = container.security.namespaces.pid
+    if asked is NamespaceMode.POD and sandbox.namespaces.pid is not NamespaceMode.POD:
+        raise InvalidArgumentError(
+            f"linux.security_context.namespace_options.pid: container {container.name} asks for "
+            f"POD, but its sandbox was run with {sandbox.namespaces.pid}; both must say the same"
+        )
 
 
 def _denied(denial: Denial) -> DeniedError:

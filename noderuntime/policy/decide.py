@@ -49,7 +49,7 @@ _LONGEST_HOSTNAME = 64  # HOST_NAME_MAX of Linux
 
 def admit_sandbox(rules: HandlerRules | None, sandbox: SandboxConfig) -> SandboxGrant | Denial:
     """Decide about a Pod as a whole. Raises InvalidArgumentError for what is malformed."""
-    _require_supported("shareProcessNamespace", sandbox.namespaces)
+    _require_no_target(sandbox.namespaces)
     _require_hostname(sandbox.hostname)
     sysctls.require_namespaced(sandbox)
     grant = SandboxGrant(sysctls=sysctls.normalised(sandbox.sysctls))
@@ -182,9 +182,6 @@ def _changes(facts: ContainerFacts) -> Iterator[str]:
 
 
 def _require_sane(sandbox: SandboxConfig, container: ContainerConfig, image: ImageFacts) -> None:
-    _require_supported(
-        f"containers[{container.name}].targetContainerName", container.security.namespaces
-    )
     if container.security.privileged and not sandbox.privileged:
         raise InvalidArgumentError(
             f"containers[{container.name}].securityContext.privileged: "
@@ -195,12 +192,10 @@ def _require_sane(sandbox: SandboxConfig, container: ContainerConfig, image: Ima
     mounts.require_well_formed(container)
 
 
-def _require_supported(field: str, namespaces: Namespaces) -> None:
-    """Refuse shared PID namespaces, which come with issue 5."""
-    if namespaces.pid in (NamespaceMode.POD, NamespaceMode.TARGET):
+def _require_no_target(namespaces: Namespaces) -> None:
+    if namespaces.pid is NamespaceMode.TARGET or namespaces.target_id:
         raise InvalidArgumentError(
-            f"{field}: PID namespace mode {namespaces.pid.value} is not served by this version; "
-            "each container has its own"
+            "namespace_options.pid: TARGET is for a container; a sandbox has none to join"
         )
 
 

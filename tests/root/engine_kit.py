@@ -10,7 +10,7 @@ import re
 import subprocess
 import tarfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from noderuntime.api.config import CniConfig, Config, ImagesConfig
@@ -19,12 +19,20 @@ from noderuntime.engine.engine import Engine
 from noderuntime.engine.node import Faults
 from noderuntime.host.cgroups import hierarchies
 from noderuntime.images.store import ImageStore
-from noderuntime.policy.model import ContainerConfig, PodIdentity, SandboxConfig
+from noderuntime.policy.model import (
+    ContainerConfig,
+    ContainerSecurity,
+    NamespaceMode,
+    Namespaces,
+    PodIdentity,
+    SandboxConfig,
+)
 
 IMAGE = "registry.example.com/busybox:1"
 BUSYBOX = Path("/usr/bin/busybox")
 SETTLE_S = 10.0
 # Within an image or a container: that is the container's, mount points made at its start too.
+SHARED_PID = Namespaces(pid=NamespaceMode.POD)
 INSIDE = re.compile(r"^state/images/|/rootfs/|^state/snapshots/[^/]+/[^/]+/")
 
 
@@ -34,6 +42,7 @@ class RealNode:
 
     root: Path
     token: str
+    namespaces: Namespaces = field(default_factory=Namespaces)
 
     @property
     def bridge(self) -> str:
@@ -67,6 +76,7 @@ class RealNode:
             hostname="web",
             log_directory=str(self.root / "logs"),
             cgroup_parent=self.cgroup_parent,
+            namespaces=self.namespaces,
         )
 
     def container(self, attempt: int = 0, script: str = "") -> ContainerConfig:
@@ -78,6 +88,7 @@ class RealNode:
             image=IMAGE,
             command=("/bin/busybox", "sh", "-c", script or loop, f"nr-engine-{self.token}"),
             log_path=f"app_{attempt}.log",
+            security=ContainerSecurity(namespaces=self.namespaces),
         )
 
     def prepare(self, subnet: str) -> None:

@@ -74,12 +74,10 @@ def test_a_sysctl_value_of_several_lines_is_refused() -> None:
         decide.admit_sandbox(None, sandbox(sysctls={"net.ipv4.tcp_syncookies": "1\n2"}))
 
 
-@pytest.mark.parametrize("mode", [NamespaceMode.POD, NamespaceMode.TARGET])
-def test_a_shared_pid_namespace_is_not_served_yet(mode: NamespaceMode) -> None:
-    with pytest.raises(InvalidArgumentError, match="shareProcessNamespace"):
-        decide.admit_sandbox(None, sandbox(namespaces=Namespaces(pid=mode)))
-    with pytest.raises(InvalidArgumentError, match="targetContainerName"):
-        admit(None, container(security(namespaces=Namespaces(pid=mode))))
+def test_a_sandbox_has_no_container_whose_pid_namespace_it_could_join() -> None:
+    asked = Namespaces(pid=NamespaceMode.TARGET, target_id="x")
+    with pytest.raises(InvalidArgumentError, match=r"namespace_options\.pid: TARGET"):
+        decide.admit_sandbox(None, sandbox(namespaces=asked))
 
 
 @pytest.mark.parametrize("hostname", ["a" * 65, "ü" * 33, "a\nb", "a b", "a\0"])
