@@ -88,8 +88,19 @@ class Inits(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountFeatures:
+    """What this kernel can do with mounts."""
+
+    recursive_readonly: bool  # OCI's option ``rro``, which crun and runc both know
+
+
 class Mounts(Protocol):
     """Mounts that outlive a call. mount(2), umount2(2)."""
+
+    def features(self) -> MountFeatures:
+        """Return what the kernel can do."""
+        ...
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         """Mount a tmpfs (nosuid, nodev, noexec) on ``target``, which is made if missing."""

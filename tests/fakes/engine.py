@@ -28,6 +28,7 @@ from noderuntime.host.ports import (
     Exit,
     InitRequest,
     MonitorRequest,
+    MountFeatures,
     NamespaceRequest,
     OciRuntime,
 )
@@ -160,6 +161,9 @@ class FakeMounts:
 
     def __init__(self, world: World) -> None:
         self._world = world
+
+    def features(self) -> MountFeatures:
+        return MountFeatures(recursive_readonly=True)
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         self._world.call("mounts.tmpfs")

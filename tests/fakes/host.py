@@ -26,6 +26,7 @@ from noderuntime.host.ports import (
     Exit,
     InitRequest,
     MonitorRequest,
+    MountFeatures,
     NamespaceRequest,
     OciRuntime,
 )
@@ -149,6 +150,9 @@ class FakeMounts:
 
     def __init__(self, node: FakeNode) -> None:
         self._node = node
+
+    def features(self) -> MountFeatures:
+        return MountFeatures(recursive_readonly=True)
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         await self._node.at("mounts.tmpfs", str(target))

@@ -7,13 +7,14 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from noderuntime.api.config import CniConfig, Config, ImagesConfig
+from noderuntime.api.config import CniConfig, Config, HandlerConfig, ImagesConfig
 from noderuntime.cli.parts import parts_of
 from noderuntime.engine.engine import Engine
 from noderuntime.engine.node import Faults
@@ -29,6 +30,7 @@ from noderuntime.policy.model import (
 )
 
 IMAGE = "registry.example.com/busybox:1"
+RUNC = Path(shutil.which("runc") or "/usr/sbin/runc")
 BUSYBOX = Path("/usr/bin/busybox")
 SETTLE_S = 10.0
 # Within an image or a container: that is the container's, mount points made at its start too.
@@ -60,13 +62,15 @@ class RealNode:
             run_dir=self.root / "run",
             revision=self.root / "current",
             cni=CniConfig(conf_dir=self.root / "cni", bin_dirs=(Path("/usr/lib/cni"),)),
+            handlers={"crun": HandlerConfig(), "runc": HandlerConfig(oci_runtime=RUNC)},
             images=ImagesConfig(hosts_dir=self.root / "certs.d"),
         )
 
     def engine(self, faults: Faults | None = None) -> Engine:
         """Return an engine on real parts; call it inside the event loop."""
         config = self.config
-        config.run_dir.mkdir(parents=True, exist_ok=True)
+        # runc makes its root at the first start, and leaves it.
+        (config.run_dir / "oci" / RUNC.name).mkdir(parents=True, exist_ok=True)
         return Engine(parts_of(config), faults=faults)
 
     def sandbox(self, attempt: int = 0) -> SandboxConfig:
