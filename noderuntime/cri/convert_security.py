@@ -68,7 +68,7 @@ def sandbox_security(context: pb.LinuxSandboxSecurityContext, host: HostFacts) -
     field = "linux.security_context"
     _refuse_selinux(field, context.selinux_options)
     _refuse_apparmor(field, context, host)
-    _refuse_strict_groups(field, context.supplemental_groups_policy)
+    _is_strict(field, context.supplemental_groups_policy)  # it has no process with groups
     return SandboxSecurity(
         namespaces=_namespaces_of(field, context),
         seccomp=_seccomp(field, context),
@@ -88,7 +88,6 @@ def container_security(
     old_profile = str(_deprecated(context, "apparmor_profile"))
     if old_profile and not context.HasField("apparmor"):
         _refuse_deprecated_apparmor(field, old_profile, host)
-    _refuse_strict_groups(field, context.supplemental_groups_policy)
     if context.capabilities.add_ambient_capabilities:
         raise InvalidArgumentError(
             f"{field}.capabilities.add_ambient_capabilities: is not served by this version"
@@ -105,6 +104,7 @@ def container_security(
         run_as_username=context.run_as_username,
         run_as_group=group,
         supplemental_groups=_groups(field, context.supplemental_groups),
+        supplemental_groups_strict=_is_strict(field, context.supplemental_groups_policy),
         readonly_rootfs=context.readonly_rootfs,
         no_new_privs=context.no_new_privs,
         masked_paths=_paths(f"{field}.masked_paths", context.masked_paths),
@@ -206,11 +206,10 @@ def _refuse_selinux(field: str, options: pb.SELinuxOption) -> None:
             )
 
 
-def _refuse_strict_groups(field: str, policy: pb.SupplementalGroupsPolicy.ValueType) -> None:
-    if policy != pb.Merge:
-        raise InvalidArgumentError(
-            f"{field}.supplemental_groups_policy: only Merge is served by this version"
-        )
+def _is_strict(field: str, policy: pb.SupplementalGroupsPolicy.ValueType) -> bool:
+    if policy not in {pb.Merge, pb.Strict}:
+        raise InvalidArgumentError(f"{field}.supplemental_groups_policy: {policy} is not known")
+    return policy == pb.Strict
 
 
 def _check_identity(
@@ -221,7 +220,9 @@ def _check_identity(
     group: int | None,
 ) -> None:
     if context.run_as_username:
-        texts.token(f"{field}.run_as_username", context.run_as_username)
+        name = texts.token(f"{field}.run_as_username", context.run_as_username)
+        if ":" in name:  # would be read as user:group, as an image's USER is
+            raise texts.fault(f"{field}.run_as_username", name, "must not hold a colon")
         if user is not None:
             raise InvalidArgumentError(f"{field}.run_as_username: run_as_user is given as well")
     elif user is None and group is not None:  # CRI: the runtime must refuse a group without a user

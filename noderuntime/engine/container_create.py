@@ -158,10 +158,12 @@ async def _write_spec(work: ContainerWork) -> None:
         user_of(record.config, work.image),
         group=security.run_as_group,
         supplemental=security.supplemental_groups,
+        strict=security.supplemental_groups_strict,
     )
     facts = ImageFacts(config=work.image.config, user=user)
     sandbox = work.sandbox
-    host = await node.disk.run(admission.host_facts, record.config)
+    own = work.handler.rules is None
+    host = await node.disk.run(admission.host_facts, record.config, own=own)
     judged = replace(record.config, image_reference=record.image_reference)
     grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
     devices = await node.disk.run(device_nodes, record.config, privileged=grant.privileged)

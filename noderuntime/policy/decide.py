@@ -24,7 +24,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from noderuntime.errors import InvalidArgumentError
-from noderuntime.policy import capabilities, mounts, process, resources, sysctls, users
+from noderuntime.policy import (
+    capabilities,
+    mounts,
+    process,
+    resources,
+    seccomp_file,
+    sysctls,
+    users,
+)
 from noderuntime.policy.checks import CONTAINER_CHECKS, SANDBOX_CHECKS, judge_image
 from noderuntime.policy.denial import Denial, printable
 from noderuntime.policy.facts import ContainerFacts, SandboxFacts
@@ -139,12 +147,9 @@ def _as_the_node_does(
     container: ContainerConfig, host: HostFacts, grant: ContainerGrant
 ) -> ContainerGrant:
     security = container.security
-    if security.seccomp.type is ProfileType.LOCALHOST:
-        # Reading the file is the engine's business; it comes with issue 6.
-        raise InvalidArgumentError(
-            f"containers[{container.name}].securityContext.seccompProfile.type: Localhost is not "
-            "served by this version; use RuntimeDefault"
-        )
+    from_file = None
+    if security.seccomp.type is ProfileType.LOCALHOST and not security.privileged:
+        from_file = seccomp_file.parse(security.seccomp.localhost_ref, host.seccomp_file)
     wants_filter = security.seccomp.type is ProfileType.RUNTIME_DEFAULT and not security.privileged
     return replace(
         grant,
@@ -152,6 +157,7 @@ def _as_the_node_does(
         masked_paths=grant.masked_paths and (security.masked_paths or DEFAULT_MASKED),
         readonly_paths=grant.readonly_paths and (security.readonly_paths or DEFAULT_READONLY),
         seccomp=SeccompRules() if wants_filter else None,
+        seccomp_document=from_file,
     )
 
 

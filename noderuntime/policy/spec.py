@@ -142,6 +142,8 @@ def _linux(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     if grant.seccomp is not None:
         names = frozenset(name.removeprefix("CAP_") for name in grant.capabilities)
         linux["seccomp"] = filter_of(grant.seccomp, names, layout.machine)
+    elif grant.seccomp_document is not None:
+        linux["seccomp"] = dict(grant.seccomp_document)
     return linux
 
 

@@ -86,7 +86,7 @@ SANDBOX_REFUSALS: list[tuple[str, Callable[[Sandbox], object]]] = [
     ("selinux_options.level", lambda c: setattr(security(c).selinux_options, "level", "s0")),
     ("run_as_user", lambda c: setattr(security(c).run_as_user, "value", -1)),
     ("supplemental_groups", lambda c: security(c).supplemental_groups.append(2**32)),
-    ("supplemental_groups_policy", lambda c: setattr(security(c), "supplemental_groups_policy", 1)),
+    ("supplemental_groups_policy", lambda c: setattr(security(c), "supplemental_groups_policy", 2)),
     ("seccomp.localhost_ref", lambda c: setattr(security(c).seccomp, "localhost_ref", "x")),
     ("seccomp.profile_type", lambda c: setattr(security(c).seccomp, "profile_type", 7)),
     ("apparmor", lambda c: setattr(security(c).apparmor, "profile_type", 2)),
