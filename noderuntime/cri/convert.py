@@ -13,7 +13,12 @@ import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from noderuntime.cri import texts
-from noderuntime.cri.convert_security import HostFacts, container_security, sandbox_security
+from noderuntime.cri.convert_security import (
+    HostFacts,
+    container_security,
+    id_mapping,
+    sandbox_security,
+)
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.cri.unknown_fields import refuse_unknown_fields
 from noderuntime.errors import InvalidArgumentError
@@ -27,6 +32,7 @@ from noderuntime.policy.model import (
     Propagation,
     Resources,
     SandboxConfig,
+    UserNamespace,
 )
 
 if TYPE_CHECKING:
@@ -218,8 +224,6 @@ def _mount(field: str, mount: pb.Mount) -> Mount:
     for name, asked in (
         ("image", mount.HasField("image")),
         ("image_sub_path", mount.image_sub_path),
-        ("uidMappings", mount.uidMappings),
-        ("gidMappings", mount.gidMappings),
         ("mount_options", mount.mount_options),
     ):
         if asked:
@@ -237,6 +241,16 @@ def _mount(field: str, mount: pb.Mount) -> Mount:
         recursive_readonly=mount.recursive_read_only,
         propagation=_PROPAGATIONS[mount.propagation],
         selinux_relabel=mount.selinux_relabel,
+        idmap=_idmap(field, mount),
+    )
+
+
+def _idmap(field: str, mount: pb.Mount) -> UserNamespace | None:
+    if not mount.uidMappings and not mount.gidMappings:
+        return None
+    return UserNamespace(
+        uids=id_mapping(f"{field}.uidMappings", mount.uidMappings),
+        gids=id_mapping(f"{field}.gidMappings", mount.gidMappings),
     )
 
 
