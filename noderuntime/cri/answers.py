@@ -13,6 +13,9 @@ from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.policy.model import Propagation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from noderuntime.engine.events import Event
     from noderuntime.engine.state import ContainerRecord, SandboxRecord
     from noderuntime.images.ports import FsUsage, Image
     from noderuntime.policy.model import Mount, Namespaces, PodIdentity, Resources
@@ -130,6 +133,20 @@ def container_status(record: ContainerRecord, image: Image | None) -> pb.Contain
             )
         ),
         stop_signal=_stop_signal(record, image),
+    )
+
+
+def event(happened: Event, find_image: Callable[[str], Image | None]) -> pb.ContainerEventResponse:
+    """Return an event with the whole Pod; the kubelet passes over one without a sandbox."""
+    sandbox = happened.sandbox
+    return pb.ContainerEventResponse(
+        container_id=happened.object_id,
+        container_event_type=pb.ContainerEventType.Value(happened.kind.value),
+        created_at=happened.created_at_ns,
+        pod_sandbox_status=None if sandbox is None else sandbox_status(sandbox),
+        containers_statuses=[
+            container_status(record, find_image(record.image_id)) for record in happened.containers
+        ],
     )
 
 

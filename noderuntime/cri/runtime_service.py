@@ -1,7 +1,7 @@
 """RuntimeService of ``runtime.v1``: each RPC reads its request, asks the engine, writes the answer.
 
 What is not in ``methods`` and ``streams`` answers UNIMPLEMENTED (``server.py``): checkpoints,
-events, metrics, UpdatePodSandboxResources (the kubelet goes on without each of them).
+metrics, UpdatePodSandboxResources (the kubelet goes on without each of them).
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class RuntimeService:
             "StreamContainers": self.stream_containers,
             "StreamContainerStats": self.stream_container_stats,
             "StreamPodSandboxStats": self.stream_sandbox_stats,
+            "GetContainerEvents": self.container_events,
         }
 
     def _unary_methods(self) -> dict[str, Unary]:
@@ -278,6 +279,17 @@ class RuntimeService:
         """StreamPodSandboxStats."""
         async for each in stats.of_sandboxes(self._engine, request.filter):
             yield pb.StreamPodSandboxStatsResponse(pod_sandbox_stats=[each])
+
+    async def container_events(
+        self, _: pb.GetEventsRequest
+    ) -> AsyncIterator[pb.ContainerEventResponse]:
+        """GetContainerEvents: until the caller goes, or reads too slowly."""
+        subscription = self._engine.subscribe()
+        try:
+            async for event in subscription:
+                yield answers.event(event, self._engine.find_image)
+        finally:
+            subscription.close()
 
     def _remote_command(
         self, request: pb.ExecRequest | pb.AttachRequest, argv: tuple[str, ...] | None

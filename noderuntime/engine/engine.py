@@ -14,6 +14,7 @@ from noderuntime.engine.container_remove import remove_container
 from noderuntime.engine.container_start import start_container
 from noderuntime.engine.container_stop import stop_container
 from noderuntime.engine.disk import Disk
+from noderuntime.engine.events import Feed, Subscription
 from noderuntime.engine.handlers import HandlerTable
 from noderuntime.engine.jobs import Jobs
 from noderuntime.engine.journal import Journal
@@ -87,6 +88,7 @@ class Engine:
             handlers=HandlerTable(config),
             faults=faults,
         )
+        self._events = Feed(self._node.store, self._node.now_ns)
 
     async def recover(self) -> None:
         """Finish or undo what was cut off, find what ended meanwhile; before the socket answers."""
@@ -103,6 +105,14 @@ class Engine:
                 group.create_task(self._node.handlers.watch())
         finally:
             await self.close()
+
+    def subscribe(self) -> Subscription:
+        """GetContainerEvents: what happens from now on; to be closed. Raises ResourceExhaustedError."""
+        return self._events.subscribe()
+
+    def end_events(self) -> None:
+        """End every subscription: nothing else ends these calls, and a server waits for its calls."""
+        self._events.close()
 
     async def close(self, *, grace_s: float = SHUTDOWN_GRACE_S) -> None:
         """Let the jobs under way end, for a while; then cancel them, which undoes them."""

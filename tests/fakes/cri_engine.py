@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from noderuntime.engine.disk import Disk
 from noderuntime.engine.engine import (
     ContainerStats,
     Engine,
@@ -24,6 +25,7 @@ from noderuntime.engine.engine import (
     NodeStatus,
     SandboxStats,
 )
+from noderuntime.engine.events import Feed, Subscription
 from noderuntime.engine.state import (
     ContainerId,
     ContainerRecord,
@@ -32,6 +34,7 @@ from noderuntime.engine.state import (
     SandboxRecord,
     SandboxState,
 )
+from noderuntime.engine.store import Store
 from noderuntime.errors import DeniedError, NotFoundError
 from noderuntime.host.ports import CgroupStats, ExecResult, NetworkUsage
 from noderuntime.images.ports import Credentials, FsUsage, Image
@@ -187,6 +190,13 @@ class FakeEngine(Engine):
     ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     stale: tuple[str, ...] = ()
     network_problem: str = ""
+    feed: Feed = field(default_factory=lambda: Feed(Store(Path("/nowhere"), Disk()), time.time_ns))
+
+    def subscribe(self) -> Subscription:
+        return self.feed.subscribe()
+
+    def end_events(self) -> None:
+        self.feed.close()
 
     async def run_sandbox(self, config: SandboxConfig, handler: str) -> SandboxId:
         if handler == "forbidden":
