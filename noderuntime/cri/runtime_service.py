@@ -1,7 +1,7 @@
 """RuntimeService of ``runtime.v1``: each RPC reads its request, asks the engine, writes the answer.
 
 What is not in ``methods`` and ``streams`` answers UNIMPLEMENTED (``server.py``): checkpoints,
-metrics, UpdatePodSandboxResources (the kubelet goes on without each of them).
+UpdatePodSandboxResources (the kubelet goes on without each of them).
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from noderuntime.cri import answers, convert, filters, stats, status, texts
+from noderuntime.cri import answers, convert, filters, status, texts
 from noderuntime.cri.convert_security import HostFacts, read_host_facts
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.cri.streaming.tokens import Forward, RemoteCommand, Ticket
 from noderuntime.cri.unknown_fields import refuse_unknown_fields
+from noderuntime.cri.usage_service import UsageService
 from noderuntime.engine.state import ContainerState, SandboxState
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
 
@@ -51,12 +52,12 @@ class RuntimeService:
         self._urls = urls
         self._driver = driver
         self._host = host or read_host_facts()
-        self.methods: Mapping[str, Unary] = self._unary_methods()
+        usage = UsageService(engine)
+        self.methods: Mapping[str, Unary] = {**self._unary_methods(), **usage.methods}
         self.streams: Mapping[str, Streaming] = {
+            **usage.streams,
             "StreamPodSandboxes": self.stream_sandboxes,
             "StreamContainers": self.stream_containers,
-            "StreamContainerStats": self.stream_container_stats,
-            "StreamPodSandboxStats": self.stream_sandbox_stats,
             "GetContainerEvents": self.container_events,
         }
 
@@ -83,10 +84,6 @@ class RuntimeService:
             "Exec": self.exec,
             "Attach": self.attach,
             "PortForward": self.port_forward,
-            "ContainerStats": self.container_stats,
-            "ListContainerStats": self.list_container_stats,
-            "PodSandboxStats": self.sandbox_stats,
-            "ListPodSandboxStats": self.list_sandbox_stats,
         }
 
     async def version(self, _: pb.VersionRequest) -> pb.VersionResponse:
@@ -241,44 +238,6 @@ class RuntimeService:
             raise FailedPreconditionError(f"sandbox {record.id} is not ready")
         ticket = Forward(sandbox_id=record.id, ports=frozenset(ports))
         return pb.PortForwardResponse(url=self._urls.url(ticket))
-
-    async def container_stats(self, request: pb.ContainerStatsRequest) -> pb.ContainerStatsResponse:
-        """ContainerStats."""
-        record = self._engine.container(_id("container_id", request.container_id))
-        return pb.ContainerStatsResponse(stats=await stats.of_container(self._engine, record))
-
-    async def list_container_stats(
-        self, request: pb.ListContainerStatsRequest
-    ) -> pb.ListContainerStatsResponse:
-        """ListContainerStats."""
-        found = [each async for each in stats.of_containers(self._engine, request.filter)]
-        return pb.ListContainerStatsResponse(stats=found)
-
-    async def stream_container_stats(
-        self, request: pb.StreamContainerStatsRequest
-    ) -> AsyncIterator[pb.StreamContainerStatsResponse]:
-        """StreamContainerStats."""
-        async for each in stats.of_containers(self._engine, request.filter):
-            yield pb.StreamContainerStatsResponse(container_stats=[each])
-
-    async def sandbox_stats(self, request: pb.PodSandboxStatsRequest) -> pb.PodSandboxStatsResponse:
-        """PodSandboxStats."""
-        record = self._engine.sandbox(_id("pod_sandbox_id", request.pod_sandbox_id))
-        return pb.PodSandboxStatsResponse(stats=await stats.of_sandbox(self._engine, record))
-
-    async def list_sandbox_stats(
-        self, request: pb.ListPodSandboxStatsRequest
-    ) -> pb.ListPodSandboxStatsResponse:
-        """ListPodSandboxStats."""
-        found = [each async for each in stats.of_sandboxes(self._engine, request.filter)]
-        return pb.ListPodSandboxStatsResponse(stats=found)
-
-    async def stream_sandbox_stats(
-        self, request: pb.StreamPodSandboxStatsRequest
-    ) -> AsyncIterator[pb.StreamPodSandboxStatsResponse]:
-        """StreamPodSandboxStats."""
-        async for each in stats.of_sandboxes(self._engine, request.filter):
-            yield pb.StreamPodSandboxStatsResponse(pod_sandbox_stats=[each])
 
     async def container_events(
         self, _: pb.GetEventsRequest

@@ -23,12 +23,14 @@ from noderuntime.engine.sandbox_remove import remove_sandbox
 from noderuntime.engine.sandbox_run import run_sandbox
 from noderuntime.engine.sandbox_stop import stop_sandbox
 from noderuntime.engine.state import ContainerState
-from noderuntime.engine.stats import ContainerStats, SandboxStats
+from noderuntime.engine.stats import ContainerStats, PodMetrics, SandboxStats
 from noderuntime.engine.store import Store
 from noderuntime.engine.verbs import steps_of
 from noderuntime.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from noderuntime.engine.state import ContainerId, ContainerRecord, SandboxId, SandboxRecord
     from noderuntime.host.ports import AttachStream, ExecResult, ExecStream
     from noderuntime.images.ports import Credentials, FsUsage, Image
@@ -200,6 +202,10 @@ class Engine:
     async def sandbox_stats(self, sandbox_id: str) -> SandboxStats:
         """Read one Pod."""
         return await stats.sandbox_stats(self._node, sandbox_id)
+
+    def pod_metrics(self) -> AsyncIterator[PodMetrics]:
+        """Read all ready Pods with everything that is known of their use, one after another."""
+        return stats.pod_metrics(self._node)
 
     async def pull_image(
         self, reference: str, credentials: Credentials | None, *, handler: str

@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from noderuntime.host.readings import CgroupMetrics
 from noderuntime.policy.model import Resources
 
 
@@ -98,6 +99,14 @@ class Cgroups(Protocol):
 
     async def pod_stats(self, parent: str) -> CgroupStats:
         """Read the kubelet's Pod cgroup (its own children included)."""
+        ...
+
+    async def metrics(self, oci_path: str) -> CgroupMetrics:
+        """Read everything of the container's cgroup; raises NotFoundError when it is gone."""
+        ...
+
+    async def pod_metrics(self, parent: str) -> CgroupMetrics:
+        """Read everything of the kubelet's Pod cgroup; raises NotFoundError when it is gone."""
         ...
 
     async def remove(self, oci_path: str) -> None:
@@ -282,3 +291,7 @@ class NetworkUsage:
     rx_errors: int
     tx_bytes: int
     tx_errors: int
+    rx_packets: int = 0
+    rx_dropped: int = 0
+    tx_packets: int = 0
+    tx_dropped: int = 0

@@ -34,9 +34,11 @@ from noderuntime.engine.state import (
     SandboxRecord,
     SandboxState,
 )
+from noderuntime.engine.stats import ContainerMetrics, Filesystem, PodMetrics
 from noderuntime.engine.store import Store
 from noderuntime.errors import DeniedError, NotFoundError
 from noderuntime.host.ports import CgroupStats, ExecResult, NetworkUsage
+from noderuntime.host.readings import CgroupMetrics, DiskUsage, HugepageUsage, ProcessCounts
 from noderuntime.images.ports import Credentials, FsUsage, Image
 from noderuntime.policy.model import ImageConfig
 
@@ -309,6 +311,28 @@ class FakeEngine(Engine):
         usage = NetworkUsage(interface="eth0", rx_bytes=1, rx_errors=2, tx_bytes=3, tx_errors=4)
         return SandboxStats(cgroup=_reading(), network=(usage,))
 
+    async def pod_metrics(self) -> AsyncIterator[PodMetrics]:
+        usage = NetworkUsage(interface="eth0", rx_bytes=1, rx_errors=2, tx_bytes=3, tx_errors=4)
+        for record in self.sandbox_records.values():
+            running = (
+                ContainerMetrics(
+                    record=each,
+                    cgroup=whole_reading(f"/kubepods/pod/{each.id}"),
+                    writable_layer=_usage(),
+                    filesystem=Filesystem(
+                        device="/dev/vda1", size_bytes=100, inodes=10, inodes_free=9
+                    ),
+                )
+                for each in self.container_records.values()
+                if each.sandbox_id == record.id and each.state is ContainerState.RUNNING
+            )
+            yield PodMetrics(
+                record=record,
+                cgroup=whole_reading("/kubepods/pod"),
+                network=(usage,),
+                containers=tuple(running),
+            )
+
     async def pull_image(
         self, reference: str, credentials: Credentials | None, *, handler: str
     ) -> Image:
@@ -367,6 +391,28 @@ def _reading() -> CgroupStats:
         memory_working_set_bytes=4096,
         memory_rss_bytes=2048,
         pids=2,
+    )
+
+
+def whole_reading(path: str) -> CgroupMetrics:
+    """Return what a cgroup may tell at most."""
+    disk = DiskUsage(
+        device="/dev/vda",
+        major="254",
+        minor="0",
+        read_bytes=10,
+        written_bytes=20,
+        reads=1,
+        writes=2,
+    )
+    return CgroupMetrics(
+        id=path,
+        cpu_usage_ns=2_900_000_000,
+        memory_working_set_bytes=4096,
+        disks=(disk,),
+        hugepages=(HugepageUsage(page_size="2MB", usage_bytes=0, max_usage_bytes=0),),
+        pressure_us={kind: {"some": 3_000_000, "full": 0} for kind in ("cpu", "io", "memory")},
+        processes=ProcessCounts(processes=1, files=3, sockets=1, files_soft_limit=1024),
     )
 
 

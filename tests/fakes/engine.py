@@ -27,6 +27,7 @@ from noderuntime.host.ports import (
     NamespaceRequest,
     OciRuntime,
 )
+from noderuntime.host.readings import CgroupMetrics
 from noderuntime.images.ports import Credentials, FsUsage, Image, Snapshot
 from noderuntime.network.ports import Attachment
 from noderuntime.policy.model import (
@@ -159,6 +160,14 @@ class FakeCgroups:
 
     async def pod_stats(self, parent: str) -> CgroupStats:
         return CgroupStats(timestamp_ns=1, pids=2)
+
+    async def metrics(self, oci_path: str) -> CgroupMetrics:
+        if oci_path not in self._world.cgroups:
+            raise NotFoundError(f"cgroup {oci_path} is not there")
+        return CgroupMetrics(id=oci_path, threads=1)
+
+    async def pod_metrics(self, parent: str) -> CgroupMetrics:
+        return CgroupMetrics(id=parent, threads=2)
 
     async def remove(self, oci_path: str) -> None:
         self._world.call("cgroups.remove")

@@ -38,9 +38,6 @@ NOT_SERVED = {
     "CheckpointContainer",
     "CheckpointPod",
     "RestorePod",
-    "ListMetricDescriptors",
-    "ListPodSandboxMetrics",
-    "StreamPodSandboxMetrics",
     "UpdatePodSandboxResources",
 }
 
