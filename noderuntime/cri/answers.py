@@ -7,6 +7,7 @@ without): ``image`` and ``image_ref`` of a container, ``created_at``, the metada
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
@@ -69,6 +70,8 @@ def sandbox_info(record: SandboxRecord) -> dict[str, str]:
                 "ociRuntime": record.oci_runtime,
                 "revision": record.revision,
                 "cgroupParent": record.config.cgroup_parent,
+                "overhead": asdict(record.config.overhead),
+                "resources": asdict(record.config.resources),
             }
         )
     }

@@ -1,7 +1,7 @@
 """RuntimeService of ``runtime.v1``: each RPC reads its request, asks the engine, writes the answer.
 
-What is not in ``methods`` and ``streams`` answers UNIMPLEMENTED (``server.py``): checkpoints,
-UpdatePodSandboxResources (the kubelet goes on without each of them).
+What is not in ``methods`` and ``streams`` answers UNIMPLEMENTED (``server.py``): CheckpointPod and
+RestorePod, which no runtime serves yet.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class RuntimeService:
         self._engine = engine
         self._urls = urls
         self._driver = driver
+        self._pod_cidr = ""
         self._host = host or read_host_facts()
         usage = UsageService(engine)
         self.methods: Mapping[str, Unary] = {**self._unary_methods(), **usage.methods}
@@ -79,6 +80,8 @@ class RuntimeService:
             "ContainerStatus": self.container_status,
             "ListContainers": self.list_containers,
             "UpdateContainerResources": self.update_resources,
+            "UpdatePodSandboxResources": self.update_sandbox_resources,
+            "CheckpointContainer": self.checkpoint_container,
             "ReopenContainerLog": self.reopen_log,
             "ExecSync": self.exec_sync,
             "Exec": self.exec,
@@ -92,16 +95,24 @@ class RuntimeService:
 
     async def status(self, request: pb.StatusRequest) -> pb.StatusResponse:
         """Status."""
-        return status.status(self._engine.status(), verbose=request.verbose)
+        info = None
+        if request.verbose:
+            info = status.info(
+                self._engine.status(), self._engine.config(), self._driver, self._pod_cidr
+            )
+        return status.status(self._engine.status(), info)
 
     async def runtime_config(self, _: pb.RuntimeConfigRequest) -> pb.RuntimeConfigResponse:
         """RuntimeConfig."""
         return status.runtime_config(self._driver)
 
     async def update_runtime_config(
-        self, _: pb.UpdateRuntimeConfigRequest
+        self, request: pb.UpdateRuntimeConfigRequest
     ) -> pb.UpdateRuntimeConfigResponse:
-        """UpdateRuntimeConfig: the node's Pod CIDR, which is CNI's to know, not ours."""
+        """UpdateRuntimeConfig: the node's Pod CIDR. CNI's configuration decides; Status tells it."""
+        refuse_unknown_fields(request)
+        cidr = request.runtime_config.network_config.pod_cidr
+        self._pod_cidr = texts.networks("runtime_config.network_config.pod_cidr", cidr)
         return pb.UpdateRuntimeConfigResponse()
 
     async def run_sandbox(self, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
@@ -204,6 +215,28 @@ class RuntimeService:
         wanted = convert.resources("linux", request.linux)
         await self._engine.update_resources(_id("container_id", request.container_id), wanted)
         return pb.UpdateContainerResourcesResponse()
+
+    async def update_sandbox_resources(
+        self, request: pb.UpdatePodSandboxResourcesRequest
+    ) -> pb.UpdatePodSandboxResourcesResponse:
+        """UpdatePodSandboxResources."""
+        refuse_unknown_fields(request)
+        await self._engine.update_sandbox_resources(
+            _id("pod_sandbox_id", request.pod_sandbox_id),
+            convert.resources("overhead", request.overhead),
+            convert.resources("resources", request.resources),
+        )
+        return pb.UpdatePodSandboxResourcesResponse()
+
+    async def checkpoint_container(
+        self, request: pb.CheckpointContainerRequest
+    ) -> pb.CheckpointContainerResponse:
+        """CheckpointContainer: refused, by what is missing."""
+        container_id = _id("container_id", request.container_id)
+        texts.absolute_path("location", request.location)
+        texts.number("timeout", request.timeout, 0, MAX_TIMEOUT_S)
+        await self._engine.checkpoint_container(container_id)
+        return pb.CheckpointContainerResponse()
 
     async def reopen_log(
         self, request: pb.ReopenContainerLogRequest

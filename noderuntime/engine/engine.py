@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from noderuntime.engine import checkpoint, exits, images, recovery, stats
 from noderuntime.engine import exec as exec_
-from noderuntime.engine import exits, images, recovery, stats
 from noderuntime.engine.container_create import create_container
 from noderuntime.engine.container_remove import remove_container
 from noderuntime.engine.container_start import start_container
@@ -31,6 +31,7 @@ from noderuntime.errors import FailedPreconditionError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from noderuntime.api.config import Config
     from noderuntime.engine.state import ContainerId, ContainerRecord, SandboxId, SandboxRecord
     from noderuntime.host.ports import AttachStream, ExecResult, ExecStream
     from noderuntime.images.ports import Credentials, FsUsage, Image
@@ -168,6 +169,20 @@ class Engine:
     async def update_resources(self, container_id: str, resources: Resources) -> None:
         """UpdateContainerResources, through the policy's gate."""
         await exec_.update_resources(self._node, container_id, resources)
+
+    async def update_sandbox_resources(
+        self, sandbox_id: str, overhead: Resources, resources: Resources
+    ) -> None:
+        """UpdatePodSandboxResources: the kubelet has set the Pod's cgroup already; kept as told."""
+        await exec_.update_sandbox_resources(self._node, sandbox_id, overhead, resources)
+
+    async def checkpoint_container(self, container_id: str) -> None:
+        """CheckpointContainer: refused, by what is missing."""
+        await checkpoint.checkpoint_container(self._node, container_id)
+
+    def config(self) -> Config:
+        """Return the node's own settings."""
+        return self._node.parts.config
 
     async def reopen_log(self, container_id: str) -> None:
         """ReopenContainerLog."""

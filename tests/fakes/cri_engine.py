@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from noderuntime.api.config import Config
 from noderuntime.engine.disk import Disk
 from noderuntime.engine.engine import (
     ContainerStats,
@@ -36,7 +37,7 @@ from noderuntime.engine.state import (
 )
 from noderuntime.engine.stats import ContainerMetrics, Filesystem, PodMetrics
 from noderuntime.engine.store import Store
-from noderuntime.errors import DeniedError, NotFoundError
+from noderuntime.errors import DeniedError, NotFoundError, UnimplementedError
 from noderuntime.host.ports import CgroupStats, ExecResult, NetworkUsage
 from noderuntime.host.readings import CgroupMetrics, DiskUsage, HugepageUsage, ProcessCounts
 from noderuntime.images.ports import Credentials, FsUsage, Image
@@ -272,6 +273,20 @@ class FakeEngine(Engine):
         record = self.container(container_id)
         config = replace(record.config, resources=resources)
         self.container_records[record.id] = replace(record, config=config)
+
+    async def update_sandbox_resources(
+        self, sandbox_id: str, overhead: Resources, resources: Resources
+    ) -> None:
+        record = self.sandbox(sandbox_id)
+        config = replace(record.config, overhead=overhead, resources=resources)
+        self.sandbox_records[record.id] = replace(record, config=config)
+
+    async def checkpoint_container(self, container_id: str) -> None:
+        self.container(container_id)
+        raise UnimplementedError("criu is not installed")
+
+    def config(self) -> Config:
+        return Config()
 
     async def reopen_log(self, container_id: str) -> None:
         self.container(container_id)

@@ -35,10 +35,8 @@ if TYPE_CHECKING:
     from tests.unit.cri.conftest import Client
 
 NOT_SERVED = {
-    "CheckpointContainer",
     "CheckpointPod",
     "RestorePod",
-    "UpdatePodSandboxResources",
 }
 
 
