@@ -186,6 +186,15 @@ def mount(asked: Mount) -> pb.Mount:
         recursive_read_only=asked.recursive_readonly,
         selinux_relabel=asked.selinux_relabel,
         propagation=pb.MountPropagation.Value(Propagation(asked.propagation).value),
+        image=pb.ImageSpec(
+            image=asked.image,
+            user_specified_image=asked.image_reference,
+            image_ref=asked.image_ref,
+        )
+        if asked.image
+        else None,
+        image_sub_path=asked.image_sub_path,
+        mount_options=asked.options,
     )
 
 

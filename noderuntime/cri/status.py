@@ -15,6 +15,8 @@ from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.host.ports import CgroupDriver
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from noderuntime.api.config import Config
     from noderuntime.engine.engine import NodeStatus
 
@@ -59,7 +61,7 @@ def status(node: NodeStatus, info: dict[str, str] | None) -> pb.StatusResponse:
             )
             for handler in node.handlers
         ],
-        features=pb.RuntimeFeatures(),  # none: each of them is refused in convert.py
+        features=pb.RuntimeFeatures(mount_options=True),  # the others are refused in convert.py
         info=info,
     )
 
@@ -90,8 +92,7 @@ def without_secrets(value: Any) -> Any:  # noqa: ANN401 - JSON
             for key, each in pairs
         }
     if isinstance(value, list):
-        items: list[Any] = value
-        return [without_secrets(each) for each in items]
+        return [without_secrets(each) for each in cast("Iterable[Any]", value)]
     return value
 
 

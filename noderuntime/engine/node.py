@@ -88,6 +88,10 @@ class Paths:
         """Return the mount point of the container's root."""
         return self.bundle(container_id) / "rootfs"
 
+    def image_volumes(self, container_id: ContainerId) -> Path:
+        """Return the folder of the container's mounted images."""
+        return self.bundle(container_id) / "volumes"
+
     def spec(self, container_id: ContainerId) -> Path:
         """Return the container's config.json."""
         return self.bundle(container_id) / "config.json"

@@ -239,9 +239,9 @@ def _options(mount: Mount, grant: ContainerGrant) -> list[str]:
         Propagation.BIDIRECTIONAL: "rshared",
     }[mount.propagation]
     if not mount.readonly:
-        return ["rbind", propagation, "rw"]
+        return ["rbind", propagation, "rw", *mount.options]
     whole = mount.recursive_readonly or mount.container_path in grant.recursive_readonly
-    return ["rbind", propagation, "ro", *(["rro"] if whole else [])]
+    return ["rbind", propagation, "ro", *(["rro"] if whole else []), *mount.options]
 
 
 def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, object]:

@@ -138,7 +138,9 @@ class FakeMounts:
 
     async def unmount(self, target: Path) -> None:
         self._world.call("mounts.unmount")
-        self._world.mounts.discard(str(target))
+        self._world.mounts = {
+            mount for mount in self._world.mounts if not Path(mount).is_relative_to(target)
+        }
 
 
 class FakeCgroups:

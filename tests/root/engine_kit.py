@@ -19,13 +19,13 @@ from noderuntime.engine.engine import Engine
 from noderuntime.engine.node import Faults
 from noderuntime.host.cgroups import hierarchies
 from noderuntime.images.store import ImageStore
-from noderuntime.policy.model import ContainerConfig, PodIdentity, SandboxConfig
+from noderuntime.policy.model import ContainerConfig, Mount, PodIdentity, SandboxConfig
 
 IMAGE = "registry.example.com/busybox:1"
 BUSYBOX = Path("/usr/bin/busybox")
 SETTLE_S = 10.0
 # Within an image or a container: that is the container's, mount points made at its start too.
-INSIDE = re.compile(r"^state/images/|/rootfs/|^state/snapshots/[^/]+/[^/]+/")
+INSIDE = re.compile(r"^state/images/|/rootfs/|/volumes/|^state/snapshots/[^/]+/[^/]+/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +78,7 @@ class RealNode:
             image=IMAGE,
             command=("/bin/busybox", "sh", "-c", script or loop, f"nr-engine-{self.token}"),
             log_path=f"app_{attempt}.log",
+            mounts=(Mount(container_path="/image", image=IMAGE, readonly=True),),
         )
 
     def prepare(self, subnet: str) -> None:

@@ -229,7 +229,7 @@ async def test_a_mount_without_its_source_is_named_in_the_error(engine: Engine) 
     mount = Mount(container_path="/data", host_path="/nowhere/data")
     with pytest.raises(InvalidArgumentError, match="mount at /data: host path /nowhere/data"):
         await created(engine, mounts=(mount,))
-    with pytest.raises(InvalidArgumentError, match="mount at /image has no host path"):
+    with pytest.raises(InvalidArgumentError, match="mount at /image has neither"):
         await created(engine, mounts=(Mount(container_path="/image", host_path=""),))
 
 
