@@ -247,7 +247,10 @@ class ExecStream(AttachStream, Protocol):
     """An exec's streams, which also has an end of its own."""
 
     async def wait(self) -> int:
-        """Wait for the process and return its exit code (128+N for signal N)."""
+        """Wait for the process and return its exit code (128+N for signal N).
+
+        Raises HostError when it was not started: there is no such program, or it may not be run.
+        """
         ...
 
 
@@ -311,6 +314,10 @@ class Exec(Protocol):
 
     async def open(self, runtime: OciRuntime, request: ExecRequest) -> ExecStream:
         """Start it; ``close`` kills what is left of it."""
+        ...
+
+    async def sweep(self, runtime: OciRuntime) -> None:
+        """End the execs that an earlier run of ours left behind."""
         ...
 
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:

@@ -294,6 +294,9 @@ class FakeExec:
     async def open(self, runtime: OciRuntime, request: ExecRequest) -> ExecStream:
         raise HostError("no streams in a fake")
 
+    async def sweep(self, runtime: OciRuntime) -> None:
+        self._world.call("exec.sweep")
+
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
         self._world.call("exec.sync")
         args = request.process["args"]

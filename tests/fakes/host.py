@@ -369,6 +369,9 @@ class FakeExec:
         self.streams.append(stream)
         return stream
 
+    async def sweep(self, runtime: OciRuntime) -> None:
+        await self._node.at("exec.sweep", str(runtime.root))
+
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
         del runtime
         await self._node.at("exec.sync", request.container_id)
