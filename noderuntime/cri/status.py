@@ -61,7 +61,8 @@ def status(node: NodeStatus, info: dict[str, str] | None) -> pb.StatusResponse:
             )
             for handler in node.handlers
         ],
-        features=pb.RuntimeFeatures(mount_options=True),  # the others are refused in convert.py
+        # User namespaces on the host's network are refused in convert_security.py.
+        features=pb.RuntimeFeatures(supplemental_groups_policy=True, mount_options=True),
         info=info,
     )
 
