@@ -212,6 +212,8 @@ class RuntimeService:
         refuse_unknown_fields(request.linux, "linux")
         if request.HasField("windows"):
             raise InvalidArgumentError("windows: this runtime runs Linux containers only")
+        if request.annotations:
+            raise InvalidArgumentError("annotations: no annotation of an update is known here")
         wanted = convert.resources("linux", request.linux)
         await self._engine.update_resources(_id("container_id", request.container_id), wanted)
         return pb.UpdateContainerResourcesResponse()
