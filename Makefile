@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cluster/bin:$(PATH):/usr/local/go/bin
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv packages programs up down check test root e2e image generate clean \
+.PHONY: help venv packages programs up down check test root e2e conformance image generate clean \
 	check-format check-lint check-mypy check-pyright check-imports check-generated check-unit
 
 help: ## this list
@@ -36,6 +36,9 @@ root: venv packages programs ## tests on real namespaces, mounts and OCI runtime
 
 e2e: venv ## tests on the real cluster, which is made if it is not up
 	$(PY) -m pytest e2e
+
+conformance: venv packages ## CRI's own conformance suite against the runtime, under each OCI runtime
+	$(PY) -m pytest -rP e2e/conformance
 
 image: venv ## the images, as OCI layouts: the same digest from the same input
 	$(PY) -m e2e.cluster image

@@ -20,7 +20,6 @@ PROGRAMS: Final = ("iptables", "ip6tables")
 TABLES: Final = ("nat", "filter", "mangle")
 # Chains that the plugins share between networks, and those of the kubelet.
 _SHARED: Final = re.compile(r"CNI-(HOSTPORT-\S+|FORWARD|ADMIN)|KUBE-\S+")
-_OWN: Final = f'name: \\"{NETWORK}\\"'  # in the comment of each rule for one of our Pods
 _ANY_NETWORK: Final = 'name: \\"'
 
 
@@ -34,13 +33,13 @@ def chains(layout: Layout) -> list[str]:
     ]
 
 
-def remove_chains(layout: Layout, before: set[str]) -> None:
-    """The rules of our network, and the shared chains that came with them."""
+def remove_chains(layout: Layout, before: set[str], network: str = NETWORK) -> None:
+    """The rules of a network, and the shared chains that came with them."""
     for program in PROGRAMS:
         for table in TABLES:
             prefix = f"{program} {table} "
             kept = {name.removeprefix(prefix) for name in before if name.startswith(prefix)}
-            rules = removal(table, _save(layout, program, table), kept)
+            rules = removal(table, _save(layout, program, table), kept, network)
             if rules:
                 processes.run([f"{program}-restore", "--noflush", "-w"], layout, text=rules)
 
@@ -62,13 +61,14 @@ def _chains(listed: str) -> list[str]:
     return re.findall(r"(?m)^:(\S+) -", listed)
 
 
-def removal(table: str, listed: str, before: set[str]) -> str:
+def removal(table: str, listed: str, before: set[str], network: str = NETWORK) -> str:
     """Input for iptables-restore that removes what is ours from a table; empty if nothing is.
 
     Another program's networks keep their rules, and then the shared chains stay as well.
     """
     rules = [line for line in listed.splitlines() if line.startswith("-A ")]
-    ours = [rule for rule in rules if _OWN in rule]
+    own = f'name: \\"{network}\\"'  # in the comment of each rule for one of our Pods
+    ours = [rule for rule in rules if own in rule]
     gone = {target for rule in ours if (target := _target(rule)).startswith("CNI-")} - before
     others = any(_ANY_NETWORK in rule and rule not in ours for rule in rules)
     gone |= {
