@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from typing import Any, Final
 
 from e2e.cluster import processes
@@ -19,7 +20,8 @@ PROXY_TABLES: Final = ("ip kube-proxy", "ip6 kube-proxy")
 PROGRAMS: Final = ("iptables", "ip6tables")
 TABLES: Final = ("nat", "filter", "mangle")
 # Chains that the plugins share between networks, and those of the kubelet.
-_SHARED: Final = re.compile(r"CNI-(HOSTPORT-\S+|FORWARD|ADMIN)|KUBE-\S+")
+_PLUGINS: Final = re.compile(r"CNI-(HOSTPORT-\S+|FORWARD|ADMIN)")
+_SHARED: Final = re.compile(rf"{_PLUGINS.pattern}|KUBE-\S+")
 _ANY_NETWORK: Final = 'name: \\"'
 
 
@@ -64,8 +66,10 @@ def _chains(listed: str) -> list[str]:
 def removal(table: str, listed: str, before: set[str], network: str = NETWORK) -> str:
     """Input for iptables-restore that removes what is ours from a table; empty if nothing is.
 
-    Another program's networks keep their rules, and then the shared chains stay as well.
+    Another program's networks keep their rules, and then the shared chains stay as well. The
+    kubelet's chains go with the cluster's network alone.
     """
+    shared = _SHARED if network == NETWORK else _PLUGINS
     rules = [line for line in listed.splitlines() if line.startswith("-A ")]
     own = f'name: \\"{network}\\"'  # in the comment of each rule for one of our Pods
     ours = [rule for rule in rules if own in rule]
@@ -74,7 +78,7 @@ def removal(table: str, listed: str, before: set[str], network: str = NETWORK) -
     gone |= {
         chain
         for chain in _chains(listed)
-        if _SHARED.fullmatch(chain)
+        if shared.fullmatch(chain)
         and chain not in before
         and not (others and chain.startswith("CNI-"))
     }
@@ -104,12 +108,12 @@ def tables(layout: Layout) -> list[str]:
     return [" ".join(line.split()[1:3]) for line in out.splitlines() if line.startswith("table")]
 
 
-def remove_tables(layout: Layout, before: set[str]) -> None:
-    """kube-proxy's tables, and new ones without a rule."""
+def remove_tables(layout: Layout, before: set[str], ours: Sequence[str] = PROXY_TABLES) -> None:
+    """Our tables (kube-proxy's), and new ones without a rule."""
     for table in tables(layout):
         if table in before:
             continue
-        if table in PROXY_TABLES or _is_empty(layout, table):
+        if table in ours or _is_empty(layout, table):
             processes.run(["nft", "delete", "table", *table.split()], layout)
 
 

@@ -110,7 +110,7 @@ def _machine(layout: Layout) -> Iterator[None]:
     finally:
         subprocess.run(["ip", "link", "delete", LINK], check=False, capture_output=True)
         firewall.remove_chains(layout, chains, NETWORK)
-        firewall.remove_tables(layout, tables)
+        firewall.remove_tables(layout, tables, ours=())
         if forwarding is not None:
             network.write_setting(FORWARDING, forwarding)
         # critest makes one in the host's IPC namespace for each spec about it.
