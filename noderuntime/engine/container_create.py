@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from noderuntime.engine import admission
 from noderuntime.engine.devices import device_nodes
+from noderuntime.engine.image_volumes import (
+    mount_image_volumes,
+    remove_image_volumes,
+    source_key,
+)
 from noderuntime.engine.node import Node
 from noderuntime.engine.pid_target import pid_namespace, pin_target
 from noderuntime.engine.sandbox_files import hostname_of
@@ -169,7 +174,8 @@ async def _write_spec(work: ContainerWork) -> None:
     judged = replace(record.config, image_reference=record.image_reference)
     grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
     devices = await node.disk.run(device_nodes, record.config, privileged=grant.privileged)
-    layout = replace(layout_of(node, sandbox, record, host.real_paths), devices=devices)
+    sources = {**host.real_paths, **work.image_volumes}
+    layout = replace(layout_of(node, sandbox, record, sources), devices=devices)
     volumes = await mapped_volumes(work, layout.mounts, grant.recursive_readonly)
     layout = replace(layout, mounts=volumes)
     document = spec.build(grant, layout)
@@ -215,7 +221,8 @@ def layout_of(
         resolv_conf=str(node.paths.resolv_conf(sandbox.id)),
         hostname_file=str(node.paths.hostname(sandbox.id)),
         mounts=tuple(
-            replace(mount, host_path=real_paths[mount.host_path]) for mount in record.config.mounts
+            replace(mount, host_path=real_paths[source_key(i) if mount.image else mount.host_path])
+            for i, mount in enumerate(record.config.mounts)
         ),
     )
 
@@ -242,6 +249,7 @@ CREATE_CONTAINER: Final[Verb[ContainerWork]] = Verb(
         Step(name="bundle", do=_make_bundle, undo=remove_bundle),
         Step(name="snapshot", do=_prepare, undo=discard_snapshot),
         Step(name="rootfs", do=_mount_root, undo=unmount_root),
+        Step(name="image_volumes", do=mount_image_volumes, undo=remove_image_volumes),
         Step(name="spec", do=_write_spec),
         Step(name="record", do=_commit, undo=drop_record),
     ),

@@ -60,6 +60,9 @@ async def recover(node: Node, boot_id: str) -> None:
     rebooted = await node.disk.run(is_rebooted, node, boot_id)
     for intent in sorted(await node.journal.load(), key=_order):
         await _settle_or_keep(node, intent)
+    for program in sorted({record.oci_runtime for record in node.store.containers.all()}):
+        # An exec whose client is gone with us would run on, unseen.
+        await _tried("execs", program, node.parts.exec.sweep(node.runtime(program)))
     await _settle_sandboxes(node, rebooted=rebooted)
     await _settle_containers(node, rebooted=rebooted)
     await leftovers.remove_all(node, *corrupted)

@@ -43,7 +43,9 @@ async def mapped_volumes(
     result: list[Mount] = []
     for number, mount in enumerate(mounts):
         target = work.node.paths.volume(work.record.id, number)
-        userns = owners.userns if mount.idmap is not None else None
+        # An image's owners are mapped below its overlay, which itself cannot be.
+        is_mapped = mount.idmap is not None and not mount.image
+        userns = owners.userns if is_mapped else None
         below = await work.node.parts.mounts.clone(Path(mount.host_path), target, userns)
         result.append(replace(mount, host_path=str(target)))
         whole = mount.recursive_readonly or mount.container_path in recursive

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from noderuntime.host.pids import ProcessIdentity
+from noderuntime.host.readings import CgroupMetrics
 from noderuntime.policy.model import Resources
 
 
@@ -186,6 +187,14 @@ class Cgroups(Protocol):
         """Read the kubelet's Pod cgroup (its own children included)."""
         ...
 
+    async def metrics(self, oci_path: str) -> CgroupMetrics:
+        """Read everything of the container's cgroup; raises NotFoundError when it is gone."""
+        ...
+
+    async def pod_metrics(self, parent: str) -> CgroupMetrics:
+        """Read everything of the kubelet's Pod cgroup; raises NotFoundError when it is gone."""
+        ...
+
     async def remove(self, oci_path: str) -> None:
         """Remove the container's cgroup in every hierarchy."""
         ...
@@ -278,7 +287,10 @@ class ExecStream(AttachStream, Protocol):
     """An exec's streams, which also has an end of its own."""
 
     async def wait(self) -> int:
-        """Wait for the process and return its exit code (128+N for signal N)."""
+        """Wait for the process and return its exit code (128+N for signal N).
+
+        Raises HostError when it was not started: there is no such program, or it may not be run.
+        """
         ...
 
 
@@ -344,6 +356,10 @@ class Exec(Protocol):
         """Start it; ``close`` kills what is left of it."""
         ...
 
+    async def sweep(self, runtime: OciRuntime) -> None:
+        """End the execs that an earlier run of ours left behind."""
+        ...
+
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
         """Run it to its end. Past ``timeout_s`` (0 = none) it is killed: DeadlineExceededError."""
         ...
@@ -368,3 +384,7 @@ class NetworkUsage:
     rx_errors: int
     tx_bytes: int
     tx_errors: int
+    rx_packets: int = 0
+    rx_dropped: int = 0
+    tx_packets: int = 0
+    tx_dropped: int = 0

@@ -148,15 +148,25 @@ class SandboxConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """Mount of CRI. ``host_path`` is the kubelet's volume, a file of its, or a hostPath."""
+    """Mount of CRI. ``host_path`` is the kubelet's volume, a file of its, or a hostPath.
+
+    With ``image`` (an ID or a reference, as the kubelet resolved it) it is empty: then the image is
+    the volume, ``image_reference`` are the Pod's own words, and ``image_ref`` is the image's digest
+    as soon as it is mounted. ``options`` are of noexec, nodev, nosuid.
+    """
 
     container_path: str
-    host_path: str
+    host_path: str = ""
     readonly: bool = False
     recursive_readonly: bool = False
     propagation: Propagation = Propagation.PRIVATE
     selinux_relabel: bool = False
     idmap: UserNamespace | None = None  # its files' owners are seen through these
+    options: tuple[str, ...] = ()
+    image: str = ""
+    image_reference: str = ""
+    image_sub_path: str = ""
+    image_ref: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ from noderuntime.host.ports import (
     OciRuntime,
     Owners,
 )
+from noderuntime.host.readings import CgroupMetrics
 from noderuntime.images.ports import Credentials, FsUsage, Image, Snapshot
 from noderuntime.network.ports import Attachment
 from noderuntime.policy.model import (
@@ -211,6 +212,14 @@ class FakeCgroups:
     async def pod_stats(self, parent: str) -> CgroupStats:
         return CgroupStats(timestamp_ns=1, pids=2)
 
+    async def metrics(self, oci_path: str) -> CgroupMetrics:
+        if oci_path not in self._world.cgroups:
+            raise NotFoundError(f"cgroup {oci_path} is not there")
+        return CgroupMetrics(id=oci_path, threads=1)
+
+    async def pod_metrics(self, parent: str) -> CgroupMetrics:
+        return CgroupMetrics(id=parent, threads=2)
+
     async def remove(self, oci_path: str) -> None:
         self._world.call("cgroups.remove")
         self._world.cgroups.discard(oci_path)
@@ -306,6 +315,9 @@ class FakeExec:
 
     async def open(self, runtime: OciRuntime, request: ExecRequest) -> ExecStream:
         raise HostError("no streams in a fake")
+
+    async def sweep(self, runtime: OciRuntime) -> None:
+        self._world.call("exec.sweep")
 
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
         self._world.call("exec.sync")

@@ -31,6 +31,7 @@ from noderuntime.host.ports import (
     OciRuntime,
     Owners,
 )
+from noderuntime.host.readings import CgroupMetrics
 from noderuntime.policy.model import Resources
 
 SIGKILL = 9
@@ -205,6 +206,14 @@ class FakeCgroups:
     async def pod_stats(self, parent: str) -> CgroupStats:
         await self._node.at("cgroups.pod_stats", parent)
         return self.readings.get(parent, CgroupStats(timestamp_ns=self._node.now_ns))
+
+    async def metrics(self, oci_path: str) -> CgroupMetrics:
+        reading = await self.stats(oci_path)
+        return CgroupMetrics(id=oci_path, threads=reading.pids)
+
+    async def pod_metrics(self, parent: str) -> CgroupMetrics:
+        reading = await self.pod_stats(parent)
+        return CgroupMetrics(id=parent, threads=reading.pids)
 
     async def remove(self, oci_path: str) -> None:
         await self._node.at("cgroups.remove", oci_path)
@@ -381,6 +390,9 @@ class FakeExec:
         stream = FakeStream(output, result.exit_code)
         self.streams.append(stream)
         return stream
+
+    async def sweep(self, runtime: OciRuntime) -> None:
+        await self._node.at("exec.sweep", str(runtime.root))
 
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
         del runtime

@@ -24,6 +24,7 @@ from noderuntime.policy.model import (
     ContainerConfig,
     ContainerSecurity,
     IdMapping,
+    Mount,
     NamespaceMode,
     Namespaces,
     PodIdentity,
@@ -40,7 +41,7 @@ SHARED_PID = Namespaces(pid=NamespaceMode.POD)
 MAPPING = IdMapping(container_id=0, host_id=1_000_000, length=65536)
 USERS = UserNamespace(uids=MAPPING, gids=MAPPING)
 OWN_USERS = Namespaces(user=USERS)
-INSIDE = re.compile(r"^state/images/|/rootfs/|^state/snapshots/[^/]+/[^/]+/")
+INSIDE = re.compile(r"^state/images/|/rootfs/|/volumes/|/mapped/|^state/snapshots/[^/]+/[^/]+/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,7 @@ class RealNode:
             image=IMAGE,
             command=("/bin/busybox", "sh", "-c", script or loop, f"nr-engine-{self.token}"),
             log_path=f"app_{attempt}.log",
+            mounts=(Mount(container_path="/image", image=IMAGE, readonly=True),),
             security=ContainerSecurity(namespaces=self.namespaces),
         )
 

@@ -17,6 +17,7 @@ from noderuntime.policy.model import (
     ContainerSecurity,
     Mount,
     NamespaceMode,
+    Propagation,
     UserNamespace,
 )
 from tests.root.engine_kit import MAPPING, OWN_USERS, USERS, RealNode
@@ -151,8 +152,9 @@ async def test_a_volume_that_is_not_mapped_belongs_to_nobody(
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
+@pytest.mark.parametrize("propagation", [Propagation.PRIVATE, Propagation.HOST_TO_CONTAINER])
 async def test_what_is_mounted_below_a_shared_volume_is_seen_and_stays_on_the_node(
-    node: RealNode, engine: Engine, handler: str
+    node: RealNode, engine: Engine, handler: str, propagation: Propagation
 ) -> None:
     volume = node.root / "shared"
     below = volume / "below"
@@ -166,7 +168,8 @@ async def test_what_is_mounted_below_a_shared_volume_is_seen_and_stays_on_the_no
         subprocess.run(command, check=True)
     try:
         (below / "file").write_text("there")
-        mounts = (Mount(container_path="/tmp", host_path=str(volume), idmap=USERS),)
+        asked = Mount(container_path="/tmp", host_path=str(volume), idmap=USERS)
+        mounts = (replace(asked, propagation=propagation),)
         _, container_id = await run(node, engine, handler, mounts)
         assert await inside(engine, container_id, "cat /tmp/below/file") == ["there"]
         await engine.remove_container(container_id)

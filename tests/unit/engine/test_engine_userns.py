@@ -57,7 +57,7 @@ async def test_a_volume_is_mounted_again_in_the_bundle_and_goes_with_it(
     config = container_config(mounts=mounts, security=ContainerSecurity(namespaces=OWN))
     container_id = await engine.create_container(sandbox_id, config)
     bundle = world.root / "run" / "containers" / container_id
-    again = str(bundle / "volumes" / "0")
+    again = str(bundle / "mapped" / "0")
     assert again in world.mounts
     document = json.loads((bundle / "config.json").read_text())
     [found] = [m for m in document["mounts"] if m["destination"] == "/data"]
