@@ -43,10 +43,12 @@ class GoModule:
     name: str
     programs: tuple[tuple[str, str], ...]  # name of the binary, package
     ldflags: str
+    tools: Path = TOOLS  # where its folder is
+    prepare: Callable[[], Path] | None = None  # makes the folder to build in from it
 
     @property
     def folder(self) -> Path:
-        return TOOLS / self.name
+        return self.tools / self.name
 
     def digest(self) -> str:
         """The hash of everything that decides about the binaries."""
@@ -94,10 +96,11 @@ def build_go(layout: Layout, module: GoModule, tell: Callable[[str], None]) -> b
     go = shutil.which("go") or "/usr/local/go/bin/go"
     environment = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOWORK": "off"}
     environment["HOME"] = os.environ.get("HOME", "/root")
+    folder = module.folder if module.prepare is None else module.prepare()
     for number, (name, package) in enumerate(module.programs, start=1):
         tell(f"building {name} ({number} of {len(module.programs)})")
         beside = layout.bin / f".{name}.new"
-        argv = [go, "-C", str(module.folder), "build", "-trimpath", "-ldflags", module.ldflags]
+        argv = [go, "-C", str(folder), "build", "-trimpath", "-ldflags", module.ldflags]
         processes.run(
             ["nice", *argv, "-o", str(beside), package],
             layout,

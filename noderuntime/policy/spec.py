@@ -66,6 +66,7 @@ class SpecLayout:
     ipc_ns: str | None = None
     uts_ns: str | None = None
     host_pid: bool = False
+    pid_ns: str | None = None  # None is one of the container's own, unless host_pid
     cgroups_path: str = ""
     hostname: str = ""
     terminal: bool = False
@@ -141,12 +142,16 @@ def _linux(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     if grant.seccomp is not None:
         names = frozenset(name.removeprefix("CAP_") for name in grant.capabilities)
         linux["seccomp"] = filter_of(grant.seccomp, names, layout.machine)
+    elif grant.seccomp_document is not None:
+        linux["seccomp"] = dict(grant.seccomp_document)
     return linux
 
 
 def _namespaces(grant: ContainerGrant, layout: SpecLayout) -> list[dict[str, str]]:
     result = [{"type": "mount"}]
-    if not layout.host_pid:
+    if layout.pid_ns is not None:
+        result.append({"type": "pid", "path": layout.pid_ns})
+    elif not layout.host_pid:
         result.append({"type": "pid"})
     if layout.cgroup_namespace and not grant.privileged:
         result.append({"type": "cgroup"})
@@ -239,9 +244,9 @@ def _options(mount: Mount, grant: ContainerGrant) -> list[str]:
         Propagation.BIDIRECTIONAL: "rshared",
     }[mount.propagation]
     if not mount.readonly:
-        return ["rbind", propagation, "rw"]
+        return ["rbind", propagation, "rw", *mount.options]
     whole = mount.recursive_readonly or mount.container_path in grant.recursive_readonly
-    return ["rbind", propagation, "ro", *(["rro"] if whole else [])]
+    return ["rbind", propagation, "ro", *(["rro"] if whole else []), *mount.options]
 
 
 def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, object]:
