@@ -126,13 +126,19 @@ async def test_a_peer_that_reads_late_gets_all_that_was_said(
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(data)
         await session_module.Session(reader, writer, Connection()).run(b"", nothing, lambda: False)
-        writer.transport.abort()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        served.set()
 
+    served = asyncio.Event()
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     await asyncio.sleep(0.1)
     assert await reader.read() == data
     writer.close()
+    await writer.wait_closed()
+    await served.wait()
     server.close()
 
 
