@@ -139,12 +139,26 @@ def _linux(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     }
     if layout.cgroups_path:
         linux["cgroupsPath"] = layout.cgroups_path
+    propagation = _root_propagation(layout)
+    if propagation:
+        linux["rootfsPropagation"] = propagation
     if grant.seccomp is not None:
         names = frozenset(name.removeprefix("CAP_") for name in grant.capabilities)
         linux["seccomp"] = filter_of(grant.seccomp, names, layout.machine)
     elif grant.seccomp_document is not None:
         linux["seccomp"] = dict(grant.seccomp_document)
     return linux
+
+
+def _root_propagation(layout: SpecLayout) -> str:
+    """Return what the container's root must be for its volumes to propagate; "" for the default.
+
+    A mount cannot be a slave or a peer of the node's once the whole tree was made private.
+    """
+    asked = {mount.propagation for mount in layout.mounts}
+    if Propagation.BIDIRECTIONAL in asked:
+        return "rshared"
+    return "rslave" if Propagation.HOST_TO_CONTAINER in asked else ""
 
 
 def _namespaces(grant: ContainerGrant, layout: SpecLayout) -> list[dict[str, str]]:

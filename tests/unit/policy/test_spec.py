@@ -118,6 +118,26 @@ def test_no_spec_has_annotations_rlimits_or_capabilities_that_are_inherited(
     assert process["capabilities"]["inheritable"] == process["capabilities"]["ambient"] == []
 
 
+@pytest.mark.parametrize(
+    ("propagations", "root"),
+    [
+        ((Propagation.PRIVATE,), None),
+        ((Propagation.PRIVATE, Propagation.HOST_TO_CONTAINER), "rslave"),
+        ((Propagation.HOST_TO_CONTAINER, Propagation.BIDIRECTIONAL), "rshared"),
+    ],
+)
+def test_the_root_lets_the_volumes_propagate(
+    propagations: tuple[Propagation, ...], root: str | None
+) -> None:
+    mounts = tuple(
+        Mount(container_path=f"/{place}", host_path=f"/srv/{place}", propagation=propagation)
+        for place, propagation in enumerate(propagations)
+    )
+    built = build(granted(None, container()), _with(mounts=mounts))
+    linux: Any = built["linux"]
+    assert linux.get("rootfsPropagation") == root
+
+
 def test_the_pods_annotations_never_reach_the_spec() -> None:
     pod = sandbox(annotations={"run.oci.hooks.stdout": "x"}, labels={"run.oci.a": "x"})
     asked = container(annotations={"run.oci.handler": "krun"}, labels={"run.oci.b": "x"})
