@@ -45,11 +45,12 @@ class GoModule:
     programs: tuple[tuple[str, str], ...]  # name of the binary, package
     ldflags: str
     tests: tuple[tuple[str, str], ...] = ()  # the same, of packages whose tests are the program
-    above: Path = TOOLS
+    tools: Path = TOOLS  # where its folder is
+    prepare: Callable[[], Path] | None = None  # makes the folder to build in from it
 
     @property
     def folder(self) -> Path:
-        return self.above / self.name
+        return self.tools / self.name
 
     @property
     def binaries(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
@@ -94,7 +95,7 @@ CRITOOLS: Final = GoModule(  # for tests alone: a CRI client that is not ours
     tests=(("critest", "sigs.k8s.io/cri-tools/cmd/critest"),),
 )
 NNP: Final = GoModule(  # what a stand-in of the conformance suite's images runs
-    "nnp", (("nnp", "."),), "-s -w", above=TOOLS.parents[1] / "conformance"
+    "nnp", (("nnp", "."),), "-s -w", tools=TOOLS.parents[1] / "conformance"
 )
 
 
@@ -112,10 +113,11 @@ def build_go(layout: Layout, module: GoModule, tell: Callable[[str], None]) -> b
     go = shutil.which("go") or "/usr/local/go/bin/go"
     environment = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOWORK": "off"}
     environment["HOME"] = os.environ.get("HOME", "/root")
+    folder = module.folder if module.prepare is None else module.prepare()
     for number, (name, package, verb) in enumerate(module.binaries, start=1):
         tell(f"building {name} ({number} of {len(module.binaries)})")
         beside = layout.bin / f".{name}.new"
-        argv = [go, "-C", str(module.folder), *verb, "-trimpath", "-ldflags", module.ldflags]
+        argv = [go, "-C", str(folder), *verb, "-trimpath", "-ldflags", module.ldflags]
         processes.run(
             ["nice", *argv, "-o", str(beside), package],
             layout,

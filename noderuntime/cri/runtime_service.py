@@ -238,7 +238,7 @@ class RuntimeService:
         record = self._engine.sandbox(_id("pod_sandbox_id", request.pod_sandbox_id))
         if record.state is not SandboxState.READY:
             raise FailedPreconditionError(f"sandbox {record.id} is not ready")
-        ticket = Forward(sandbox_id=record.id, ports=frozenset(ports))
+        ticket = Forward(sandbox_id=record.id, ports=tuple(ports))
         return pb.PortForwardResponse(url=self._urls.url(ticket))
 
     async def container_stats(self, request: pb.ContainerStatsRequest) -> pb.ContainerStatsResponse:

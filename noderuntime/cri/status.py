@@ -52,7 +52,7 @@ def status(node: NodeStatus, *, verbose: bool) -> pb.StatusResponse:
             )
             for handler in node.handlers
         ],
-        features=pb.RuntimeFeatures(),  # none: each of them is refused in convert.py
+        features=pb.RuntimeFeatures(supplemental_groups_policy=True),
         info={INFO_KEY: node_info(node)} if verbose else None,
     )
 

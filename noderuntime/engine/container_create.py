@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final
 from noderuntime.engine import admission
 from noderuntime.engine.devices import device_nodes
 from noderuntime.engine.node import Node
+from noderuntime.engine.pid_target import pid_namespace, pin_target
 from noderuntime.engine.sandbox_files import hostname_of
+from noderuntime.engine.sandbox_init import look_for_init, needs_init
 from noderuntime.engine.state import (
     ContainerId,
     ContainerRecord,
@@ -55,8 +57,9 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
             f"container {existing.id} is {config.name}, attempt {config.attempt}, already and has "
             "exited; remove it first or use another attempt"
         )
-    require_ready(node, sandbox.id)
+    await require_ready(node, sandbox.id)
     admission.require_namespaces(config.security.namespaces)
+    admission.require_shared_pid(sandbox.config, config)
     handler = node.handlers.get(sandbox.handler)
     image = node.parts.images.find(config.image)
     if image is None:
@@ -82,9 +85,12 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
     return record.id
 
 
-def require_ready(node: Node, sandbox_id: str) -> SandboxRecord:
+async def require_ready(node: Node, sandbox_id: str) -> SandboxRecord:
     """Return the sandbox; raises FailedPreconditionError when it is stopped or being stopped."""
     sandbox = node.store.sandboxes.get(sandbox_id)
+    if sandbox is not None and needs_init(sandbox):
+        await look_for_init(node, sandbox)
+        sandbox = node.store.sandboxes.get(sandbox_id)
     if sandbox is None or sandbox.state is not SandboxState.READY:
         raise FailedPreconditionError(f"sandbox {sandbox_id} is not ready; run a new one")
     if sandbox.id in node.store.closing:
@@ -132,11 +138,12 @@ async def _mount_root(work: ContainerWork) -> None:
     await work.node.parts.mounts.overlay(
         snapshot.lowers, snapshot.upper, snapshot.work, work.node.paths.rootfs(work.record.id)
     )
+    await pin_target(work)
 
 
 async def unmount_root(work: ContainerWork) -> None:
-    """Unmount the container's root."""
-    await work.node.parts.mounts.unmount(work.node.paths.rootfs(work.record.id))
+    """Unmount the container's root, and whatever else is mounted in its bundle."""
+    await work.node.parts.mounts.unmount(work.node.paths.bundle(work.record.id))
 
 
 async def _write_spec(work: ContainerWork) -> None:
@@ -151,10 +158,12 @@ async def _write_spec(work: ContainerWork) -> None:
         user_of(record.config, work.image),
         group=security.run_as_group,
         supplemental=security.supplemental_groups,
+        strict=security.supplemental_groups_strict,
     )
     facts = ImageFacts(config=work.image.config, user=user)
     sandbox = work.sandbox
-    host = await node.disk.run(admission.host_facts, record.config)
+    own = work.handler.rules is None
+    host = await node.disk.run(admission.host_facts, record.config, own=own)
     judged = replace(record.config, image_reference=record.image_reference)
     grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
     devices = await node.disk.run(device_nodes, record.config, privileged=grant.privileged)
@@ -192,6 +201,7 @@ def layout_of(
         ipc_ns=str(pins / "ipc") if own_ipc else None,
         uts_ns=str(pins / "uts") if own_network else None,
         host_pid=record.config.security.namespaces.pid is NamespaceMode.NODE,
+        pid_ns=pid_namespace(node, sandbox, record),
         cgroups_path=record.cgroup_path,
         hostname=hostname_of(sandbox) if own_network else "",
         terminal=record.config.tty,

@@ -217,9 +217,14 @@ class Engine:
         """Status."""
         handlers = self._node.handlers
         handlers.refresh()
+        features = self._node.parts.mounts.features()
         return NodeStatus(
             handlers=tuple(
-                HandlerInfo(name=name, recursive_readonly=False, user_namespaces=False)
+                HandlerInfo(
+                    name=name,
+                    recursive_readonly=features.recursive_readonly,
+                    user_namespaces=False,
+                )
                 for name in handlers.names()
             ),
             network_not_ready=self._node.parts.network.not_ready_because(),

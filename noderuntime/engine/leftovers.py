@@ -65,17 +65,23 @@ def _of_container(node: Node, container_id: ContainerId) -> Iterator[Action]:
         yield partial(parts.runtimes(program).delete, container_id)
     if cgroup_path:
         yield lambda: parts.cgroups.remove(cgroup_path)
-    yield lambda: parts.mounts.unmount(paths.rootfs(container_id))
+    yield lambda: parts.mounts.unmount(paths.bundle(container_id))
     yield lambda: parts.images.discard(container_id)
     yield lambda: node.disk.remove_tree(paths.bundle(container_id))
 
 
 def _of_sandbox(node: Node, sandbox_id: SandboxId) -> Iterator[Action]:
     parts, paths = node.parts, node.paths
-    pins = paths.namespaces(sandbox_id)
+    pins, init = paths.namespaces(sandbox_id), paths.init(sandbox_id)
+    cgroup_path = _cgroup_path(init / "config.json")
     attachment = Attachment(sandbox_id=sandbox_id, netns=pins / "net", pod=NOBODY)
     yield lambda: parts.network.detach(attachment)
     yield lambda: parts.namespaces.remove(pins)
+    if init.is_dir():
+        for program in node.handlers.programs():
+            yield partial(parts.inits.remove, parts.runtimes(program), sandbox_id, init)
+    if cgroup_path:
+        yield lambda: parts.cgroups.remove(cgroup_path)
     yield lambda: parts.mounts.unmount(paths.shm(sandbox_id))
     yield lambda: node.disk.remove_tree(paths.sandbox(sandbox_id))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from noderuntime.host.ports import (
         Cgroups,
         Exec,
+        Inits,
         Monitor,
         Mounts,
         Namespaces,
@@ -40,6 +41,7 @@ class Parts:
 
     config: Config
     namespaces: Namespaces
+    inits: Inits
     mounts: Mounts
     cgroups: Cgroups
     runtimes: Callable[[Path], OciRuntime]
@@ -65,8 +67,12 @@ class Paths:
         return self.sandboxes / sandbox_id
 
     def namespaces(self, sandbox_id: SandboxId) -> Path:
-        """Return the folder of the namespace pins net, ipc and uts."""
+        """Return the folder of the namespace pins net, ipc, uts and pid."""
         return self.sandbox(sandbox_id) / "ns"
+
+    def init(self, sandbox_id: SandboxId) -> Path:
+        """Return the bundle of the sandbox's first process, for Pods that need one."""
+        return self.sandbox(sandbox_id) / "init"
 
     def shm(self, sandbox_id: SandboxId) -> Path:
         """Return the mount point of the Pod's /dev/shm."""
@@ -83,6 +89,10 @@ class Paths:
     def bundle(self, container_id: ContainerId) -> Path:
         """Return the container's OCI bundle."""
         return self.containers / container_id
+
+    def target_pid(self, container_id: ContainerId) -> Path:
+        """Return the pin of the PID namespace that the container joins (mode TARGET)."""
+        return self.bundle(container_id) / "target-pid"
 
     def rootfs(self, container_id: ContainerId) -> Path:
         """Return the mount point of the container's root."""

@@ -12,17 +12,19 @@ if TYPE_CHECKING:
     from noderuntime.engine.handlers import Handler
     from noderuntime.engine.node import Node
     from noderuntime.engine.state import ContainerRecord, SandboxRecord
+    from noderuntime.host.pids import ProcessIdentity
     from noderuntime.images.ports import Image, Snapshot
     from noderuntime.policy.model import SandboxGrant
 
 
 @dataclass(slots=True, kw_only=True)
 class SandboxWork:
-    """A sandbox in the making or going. ``record`` grows; ``grant`` is there only while making."""
+    """A sandbox in the making or going. ``record`` grows; the rest is there only while making."""
 
     node: Node
     record: SandboxRecord
     grant: SandboxGrant | None = None
+    init: ProcessIdentity | None = None
 
     def intent(self, verb: str) -> Intent:
         """Return what a restart needs."""

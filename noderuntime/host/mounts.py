@@ -16,6 +16,7 @@ from typing import Final
 
 from noderuntime.errors import HostError, InvalidArgumentError
 from noderuntime.host import mountinfo, syscalls
+from noderuntime.host.ports import MountFeatures
 from noderuntime.host.threads import in_pool
 
 MAX_LOWERS: Final = 127
@@ -26,6 +27,10 @@ _INDEX_PARAMETER: Final = Path("/sys/module/overlay/parameters/index")
 
 class KernelMounts:
     """The ``Mounts`` of ports.py."""
+
+    def features(self) -> MountFeatures:
+        """Ask the kernel; cheap."""
+        return MountFeatures(recursive_readonly=syscalls.can_set_mount_attributes())
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         """Mount a tmpfs, once: where one is mounted already it stays. Raises HostError."""

@@ -14,22 +14,29 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from noderuntime.host.pids import ProcessIdentity
 from noderuntime.policy.model import Resources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceRequest:
-    """Which namespaces a sandbox gets of its own, and what is set inside them."""
+    """Which namespaces a sandbox gets of its own, and what is set inside them.
+
+    With ``init`` they are that process' own: nothing is made, all are entered and pinned. Only then
+    there can be a PID namespace, which lives no longer than its first process.
+    """
 
     network: bool
     ipc: bool
     uts: bool
+    pid: bool = False
+    init: ProcessIdentity | None = None
     hostname: str = ""
     sysctls: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Namespaces(Protocol):
-    """Namespaces without a process, bind-mounted on ``DIRECTORY/{net,ipc,uts}``. namespaces(7)."""
+    """Namespaces, bind-mounted on ``DIRECTORY/{net,ipc,uts,pid}``. namespaces(7)."""
 
     async def prepare(self, root: Path) -> None:
         """Make ``root`` a private mount of its own (once), so that pins do not propagate."""
@@ -40,12 +47,60 @@ class Namespaces(Protocol):
         ...
 
     async def remove(self, directory: Path) -> None:
-        """Unpin and remove whatever of net, ipc and uts is in ``directory``."""
+        """Unpin and remove whatever of net, ipc, uts and pid is in ``directory``."""
         ...
+
+    async def pin_pid(self, pid: int, member_of: str, target: Path) -> None:
+        """Pin the PID namespace of a running process on the file ``target``.
+
+        Raises FailedPreconditionError where the process is gone, or is not of the container
+        ``member_of``, whose ID is in the name of its cgroup. Unpinned by ``Mounts.unmount``.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitRequest:
+    """The first process of a sandbox: an OCI container named as the sandbox, without a monitor.
+
+    ``directory`` is its bundle and made here, with ``config`` as config.json and a root that holds
+    nothing but the program ``/init``.
+    """
+
+    sandbox_id: str
+    directory: Path
+    config: Mapping[str, object]
+
+
+class Inits(Protocol):
+    """First processes of the namespaces that need one; each outlives the runtime."""
+
+    async def start(self, runtime: OciRuntime, request: InitRequest) -> ProcessIdentity:
+        """Start it; whatever was there is replaced. On error ``remove`` takes away what is left."""
+        ...
+
+    async def find(self, directory: Path) -> ProcessIdentity | None:
+        """Return the process; None when there is none, or it has ended."""
+        ...
+
+    async def remove(self, runtime: OciRuntime, sandbox_id: str, directory: Path) -> None:
+        """Kill it, forget it, remove its bundle. Its cgroup is left to ``Cgroups.remove``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountFeatures:
+    """What this kernel can do with mounts."""
+
+    recursive_readonly: bool  # OCI's option ``rro``, which crun and runc both know
 
 
 class Mounts(Protocol):
     """Mounts that outlive a call. mount(2), umount2(2)."""
+
+    def features(self) -> MountFeatures:
+        """Return what the kernel can do."""
+        ...
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         """Mount a tmpfs (nosuid, nodev, noexec) on ``target``, which is made if missing."""
@@ -192,7 +247,10 @@ class ExecStream(AttachStream, Protocol):
     """An exec's streams, which also has an end of its own."""
 
     async def wait(self) -> int:
-        """Wait for the process and return its exit code (128+N for signal N)."""
+        """Wait for the process and return its exit code (128+N for signal N).
+
+        Raises HostError when it was not started: there is no such program, or it may not be run.
+        """
         ...
 
 
@@ -256,6 +314,10 @@ class Exec(Protocol):
 
     async def open(self, runtime: OciRuntime, request: ExecRequest) -> ExecStream:
         """Start it; ``close`` kills what is left of it."""
+        ...
+
+    async def sweep(self, runtime: OciRuntime) -> None:
+        """End the execs that an earlier run of ours left behind."""
         ...
 
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:

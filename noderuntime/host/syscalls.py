@@ -7,6 +7,7 @@ pidfd_getfd are the same on every architecture (they are newer than the unified 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,7 @@ RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_IN_ROOT: Final = 0x10
 
 _NR_OPENAT2: Final = 437
+_NR_MOUNT_SETATTR: Final = 442
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -45,9 +47,9 @@ class _OpenHow(ctypes.Structure):
     )
 
 
-def host_error(what: str, errno: int) -> HostError:
+def host_error(what: str, number: int) -> HostError:
     """Return the error for a call that failed: ``what``, then the kernel's own words."""
-    return HostError(f"{what}: {os.strerror(errno).lower()}", errno=errno)
+    return HostError(f"{what}: {os.strerror(number).lower()}", errno=number)
 
 
 def _check(result: int, what: str) -> None:
@@ -82,6 +84,15 @@ def mount(source: str, target: Path, kind: str = "", flags: int = 0, options: st
         os.fsencode(options) if options else None,
     )
     _check(result, f"mount of {kind or source} on {target}")
+
+
+def can_set_mount_attributes() -> bool:
+    """Tell whether the kernel has mount_setattr(2) (5.12), by a call that it must refuse."""
+    none = ctypes.c_void_p(None)
+    _libc.syscall(
+        ctypes.c_long(_NR_MOUNT_SETATTR), ctypes.c_int(-1), b"", ctypes.c_uint(0), none, none
+    )
+    return ctypes.get_errno() != errno.ENOSYS
 
 
 def umount(target: Path, flags: int = 0) -> None:

@@ -161,6 +161,7 @@ class ContainerSecurity:
     run_as_username: str = ""
     run_as_group: int | None = None
     supplemental_groups: tuple[int, ...] = ()
+    supplemental_groups_strict: bool = False  # Strict: the image's group file adds none
     readonly_rootfs: bool = False
     no_new_privs: bool = False
     masked_paths: tuple[str, ...] = ()
@@ -233,11 +234,13 @@ class HostFacts:
     ``host_path`` to the path that is left when every symlink is followed. ``capabilities`` is what
     the node can give at all (``capabilities.of_status`` of /proc/self/status), without CAP_: a
     privileged container gets these, and to ask for one more would fail. None is all of Linux's.
+    ``seccomp_file`` is the text of the Localhost profile that the container asks for.
     """
 
     mountinfo: str = ""
     real_paths: Mapping[str, str] = field(default_factory=dict[str, str])
     capabilities: frozenset[str] | None = None
+    seccomp_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,7 +268,8 @@ class ContainerGrant:
     readonly_paths: tuple[str, ...]
     resources: Resources
     pids_limit: int | None = None
-    seccomp: SeccompRules | None = None  # None is unconfined
+    seccomp: SeccompRules | None = None  # None is unconfined, but for:
+    seccomp_document: Mapping[str, object] | None = None  # the Localhost profile, as OCI has it
     recursive_readonly: frozenset[str] = (
         frozenset()
     )  # container paths whose submounts too are read-only

@@ -66,6 +66,7 @@ class SpecLayout:
     ipc_ns: str | None = None
     uts_ns: str | None = None
     host_pid: bool = False
+    pid_ns: str | None = None  # None is one of the container's own, unless host_pid
     cgroups_path: str = ""
     hostname: str = ""
     terminal: bool = False
@@ -144,6 +145,8 @@ def _linux(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     if grant.seccomp is not None:
         names = frozenset(name.removeprefix("CAP_") for name in grant.capabilities)
         linux["seccomp"] = filter_of(grant.seccomp, names, layout.machine)
+    elif grant.seccomp_document is not None:
+        linux["seccomp"] = dict(grant.seccomp_document)
     return linux
 
 
@@ -160,7 +163,9 @@ def _root_propagation(layout: SpecLayout) -> str:
 
 def _namespaces(grant: ContainerGrant, layout: SpecLayout) -> list[dict[str, str]]:
     result = [{"type": "mount"}]
-    if not layout.host_pid:
+    if layout.pid_ns is not None:
+        result.append({"type": "pid", "path": layout.pid_ns})
+    elif not layout.host_pid:
         result.append({"type": "pid"})
     if layout.cgroup_namespace and not grant.privileged:
         result.append({"type": "cgroup"})

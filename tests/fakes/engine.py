@@ -6,6 +6,8 @@ The world outlives an engine, as a kernel does, so a crash is a new engine on th
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from noderuntime.api.config import Config, HandlerConfig
 from noderuntime.engine.engine import Engine
 from noderuntime.engine.node import Faults, Parts
 from noderuntime.errors import HostError, ImageError, NotFoundError
+from noderuntime.host.pids import ProcessIdentity
 from noderuntime.host.ports import (
     AttachStream,
     CgroupDriver,
@@ -23,7 +26,9 @@ from noderuntime.host.ports import (
     ExecResult,
     ExecStream,
     Exit,
+    InitRequest,
     MonitorRequest,
+    MountFeatures,
     NamespaceRequest,
     OciRuntime,
 )
@@ -112,13 +117,43 @@ class FakeNamespaces:
     async def create(self, directory: Path, request: NamespaceRequest) -> None:
         self._world.call("namespaces.create")
         self._world.hostnames.append(request.hostname)
-        for name in ("net", "ipc", "uts"):
+        for name in ("net", "ipc", "uts", "pid"):
             if getattr(request, name if name != "net" else "network"):
                 self._world.pins.add(str(directory / name))
+        if request.pid and request.init is None:
+            raise HostError("a PID namespace needs a first process")
 
     async def remove(self, directory: Path) -> None:
         self._world.call("namespaces.remove")
         self._world.pins = {p for p in self._world.pins if not p.startswith(str(directory))}
+
+    async def pin_pid(self, pid: int, member_of: str, target: Path) -> None:
+        self._world.call("namespaces.pin_pid")
+        self._world.mounts.add(str(target))
+
+
+class FakeInits:
+    """First processes are containers of the world without a monitor."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def start(self, runtime: OciRuntime, request: InitRequest) -> ProcessIdentity:
+        self._world.call("inits.start")
+        request.directory.mkdir()
+        (request.directory / "config.json").write_text(json.dumps(request.config))
+        self._world.processes[request.sandbox_id] = "running"
+        self._world.cgroups.add(f"/fake/{request.sandbox_id}")
+        return ProcessIdentity(pid=4_000_001, start_ticks=1)
+
+    async def find(self, directory: Path) -> ProcessIdentity | None:
+        is_there = directory.parent.name in self._world.processes
+        return ProcessIdentity(pid=4_000_001, start_ticks=1) if is_there else None
+
+    async def remove(self, runtime: OciRuntime, sandbox_id: str, directory: Path) -> None:
+        self._world.call("inits.remove")
+        self._world.processes.pop(sandbox_id, None)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 class FakeMounts:
@@ -126,6 +161,9 @@ class FakeMounts:
 
     def __init__(self, world: World) -> None:
         self._world = world
+
+    def features(self) -> MountFeatures:
+        return MountFeatures(recursive_readonly=True)
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         self._world.call("mounts.tmpfs")
@@ -137,7 +175,7 @@ class FakeMounts:
 
     async def unmount(self, target: Path) -> None:
         self._world.call("mounts.unmount")
-        self._world.mounts.discard(str(target))
+        self._world.mounts = {m for m in self._world.mounts if not Path(m).is_relative_to(target)}
 
 
 class FakeCgroups:
@@ -255,6 +293,9 @@ class FakeExec:
 
     async def open(self, runtime: OciRuntime, request: ExecRequest) -> ExecStream:
         raise HostError("no streams in a fake")
+
+    async def sweep(self, runtime: OciRuntime) -> None:
+        self._world.call("exec.sweep")
 
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
         self._world.call("exec.sync")
@@ -376,6 +417,7 @@ def new_engine(world: World, *, faults: Faults | None = None, boot_id: str = "bo
     parts = Parts(
         config=config_of(world),
         namespaces=FakeNamespaces(world),
+        inits=FakeInits(world),
         mounts=FakeMounts(world),
         cgroups=FakeCgroups(world),
         runtimes=lambda binary: FakeRuntime(world, binary),

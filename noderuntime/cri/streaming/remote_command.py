@@ -1,8 +1,8 @@
-"""Exec and attach over SPDY: streams error, stdin, stdout, stderr and resize, by ``streamtype``.
+"""Exec and attach: streams error, stdin, stdout, stderr and resize, by ``streamtype``.
 
 The exit code goes out on the error stream as metav1.Status in JSON (v4; v5 adds only what SPDY
-always had: a half-closed stdin). An exec whose peer vanishes is killed; the process of a
-container is not.
+always had: a half-closed stdin; before v4 it is a text, and only of a failure). An exec whose
+peer vanishes is killed; the process of a container is not.
 Source: ``k8s.io/cri-streaming`` v0.37.2 ``remotecommand``, KEP-4006.
 """
 
@@ -14,6 +14,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Final, TypeGuard, cast
 
+from noderuntime.cri.streaming.channels import BASE64, BYTES, V5, Channel
 from noderuntime.cri.streaming.events import Reset
 from noderuntime.cri.streaming.session import Session, Stream, StreamClosedError
 from noderuntime.errors import NodeRuntimeError
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 PROTOCOLS: Final = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+CHANNEL_PROTOCOLS: Final = (V5, *BYTES, *BASE64)
 CREATE_S: Final = 30.0  # for the peer to open its streams
 DRAIN_S: Final = 2.0  # silence after the exit, when a child of the process keeps the output open
 MAX_RESIZE_BYTES: Final = 1024
 MAX_CELLS: Final = 65535  # struct winsize has unsigned shorts
 _STDOUT: Final = 2
+# The numbers of a WebSocket's channels, and whether the peer writes there.
+_CHANNELS: Final = {"stdin": True, "stdout": False, "stderr": False, "error": False, "resize": True}
 
 
 async def serve(session: Session, ticket: RemoteCommand, engine: Engine) -> None:
@@ -48,8 +52,29 @@ async def serve(session: Session, ticket: RemoteCommand, engine: Engine) -> None
         for name in ("stdout", "stderr"):
             if name in streams:
                 await streams[name].finish()
-        await streams["error"].write(json.dumps(status).encode())
+        await streams["error"].write(_encoded(status, is_plain=session.wire.has_plain_status))
         await streams["error"].finish()
+
+
+def channels(ticket: RemoteCommand) -> tuple[Channel, ...]:
+    """Return the channels of a WebSocket by number; the first that is written gets a greeting."""
+    wanted = _wanted(ticket)
+    hello = next(name for name in ("stdout", "stderr", "error") if name in wanted)
+    return tuple(
+        Channel(
+            headers={"streamtype": name} if name in wanted else None,
+            is_read=is_read,
+            is_written=not is_read,
+            greeting=b"" if name == hello else None,
+        )
+        for name, is_read in _CHANNELS.items()
+    )
+
+
+def _encoded(status: Mapping[str, object], *, is_plain: bool) -> bytes:
+    if not is_plain:
+        return json.dumps(status).encode()
+    return str(status.get("message", "")).encode()
 
 
 async def _command(

@@ -86,11 +86,10 @@ SANDBOX_REFUSALS: list[tuple[str, Callable[[Sandbox], object]]] = [
     ("selinux_options.level", lambda c: setattr(security(c).selinux_options, "level", "s0")),
     ("run_as_user", lambda c: setattr(security(c).run_as_user, "value", -1)),
     ("supplemental_groups", lambda c: security(c).supplemental_groups.append(2**32)),
-    ("supplemental_groups_policy", lambda c: setattr(security(c), "supplemental_groups_policy", 1)),
+    ("supplemental_groups_policy", lambda c: setattr(security(c), "supplemental_groups_policy", 2)),
     ("seccomp.localhost_ref", lambda c: setattr(security(c).seccomp, "localhost_ref", "x")),
     ("seccomp.profile_type", lambda c: setattr(security(c).seccomp, "profile_type", 7)),
     ("apparmor", lambda c: setattr(security(c).apparmor, "profile_type", 2)),
-    ("namespace_options.pid", lambda c: setattr(namespaces(c), "pid", pb.POD)),
     ("namespace_options.pid", lambda c: setattr(namespaces(c), "pid", pb.TARGET)),
     ("namespace_options.network", lambda c: setattr(namespaces(c), "network", pb.CONTAINER)),
     ("namespace_options.ipc", lambda c: setattr(namespaces(c), "ipc", 17)),
@@ -113,6 +112,21 @@ def test_a_sandbox_is_refused_by_the_name_of_its_field(
 
 def confinement(config: Container) -> pb.LinuxContainerSecurityContext:
     return config.linux.security_context
+
+
+def test_pid_namespaces_are_the_pods_the_containers_the_nodes_or_a_targets() -> None:
+    config = kubelets_container()
+    options = confinement(config).namespace_options
+    for mode, target in ((pb.POD, ""), (pb.CONTAINER, ""), (pb.NODE, ""), (pb.TARGET, "abc")):
+        options.pid, options.target_id = mode, target
+        found = convert.container_config(config, HOST).security.namespaces
+        assert (found.pid, found.target_id) == (pb.NamespaceMode.Name(mode), target)
+    options.pid, options.target_id = pb.TARGET, ""
+    with pytest.raises(InvalidArgumentError, match=r"target_id: belongs to pid TARGET"):
+        convert.container_config(config, HOST)
+    sandbox = kubelets_sandbox()
+    namespaces(sandbox).pid = pb.POD
+    assert convert.sandbox_config(sandbox, HOST).namespaces.pid is NamespaceMode.POD
 
 
 CONTAINER_REFUSALS: list[tuple[str, Callable[[Container], object]]] = [

@@ -96,7 +96,6 @@ async def test_a_pod_without_an_identity_is_refused(engine: Engine, pod: PodIden
 @pytest.mark.parametrize(
     ("namespaces", "words"),
     [
-        (Namespaces(pid=NamespaceMode.POD), r"namespace_options\.pid: POD is not served yet"),
         (Namespaces(pid=NamespaceMode.TARGET), r"namespace_options\.pid: TARGET"),
         (Namespaces(network=NamespaceMode.CONTAINER), r"namespace_options\.network: CONTAINER"),
         (Namespaces(ipc=NamespaceMode.TARGET), r"namespace_options\.ipc: TARGET"),

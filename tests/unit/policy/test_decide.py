@@ -5,6 +5,7 @@ import pytest
 from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy import decide
 from noderuntime.policy.model import (
+    HostFacts,
     NamespaceMode,
     Namespaces,
     ProfileType,
@@ -74,12 +75,10 @@ def test_a_sysctl_value_of_several_lines_is_refused() -> None:
         decide.admit_sandbox(None, sandbox(sysctls={"net.ipv4.tcp_syncookies": "1\n2"}))
 
 
-@pytest.mark.parametrize("mode", [NamespaceMode.POD, NamespaceMode.TARGET])
-def test_a_shared_pid_namespace_is_not_served_yet(mode: NamespaceMode) -> None:
-    with pytest.raises(InvalidArgumentError, match="shareProcessNamespace"):
-        decide.admit_sandbox(None, sandbox(namespaces=Namespaces(pid=mode)))
-    with pytest.raises(InvalidArgumentError, match="targetContainerName"):
-        admit(None, container(security(namespaces=Namespaces(pid=mode))))
+def test_a_sandbox_has_no_container_whose_pid_namespace_it_could_join() -> None:
+    asked = Namespaces(pid=NamespaceMode.TARGET, target_id="x")
+    with pytest.raises(InvalidArgumentError, match=r"namespace_options\.pid: TARGET"):
+        decide.admit_sandbox(None, sandbox(namespaces=asked))
 
 
 @pytest.mark.parametrize("hostname", ["a" * 65, "ü" * 33, "a\nb", "a b", "a\0"])
@@ -125,10 +124,20 @@ def test_the_nodes_own_handler_filters_when_the_pod_asks(
     assert (granted(None, container(asks)).seccomp is not None) is filtered
 
 
-def test_a_filter_of_a_file_is_not_served_yet() -> None:
-    asks = security(seccomp=SecurityProfileRef(type=ProfileType.LOCALHOST, localhost_ref="x"))
-    with pytest.raises(InvalidArgumentError, match="Localhost is not served"):
+def test_a_filter_of_a_file_is_the_containers_filter() -> None:
+    asks = security(seccomp=SecurityProfileRef(type=ProfileType.LOCALHOST, localhost_ref="/x"))
+    text = '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}'
+    answer = granted(None, container(asks), host=HostFacts(seccomp_file=text))
+    assert answer.seccomp is None
+    assert answer.seccomp_document == {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
+    with pytest.raises(InvalidArgumentError, match="seccomp profile /x was not read"):
         admit(None, container(asks))
+
+
+def test_a_filter_of_a_file_is_nothing_to_a_privileged_container() -> None:
+    ref = SecurityProfileRef(type=ProfileType.LOCALHOST, localhost_ref="/x")
+    answer = granted(None, container(security(seccomp=ref, privileged=True)))
+    assert (answer.seccomp, answer.seccomp_document) == (None, None)
 
 
 def test_masks_are_the_pods_on_the_nodes_own_handler_and_more_under_a_profile() -> None:

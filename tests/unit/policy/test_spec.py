@@ -166,3 +166,15 @@ def test_a_volume_of_the_pod_replaces_a_mount_of_ours() -> None:
     assert [m["source"] for m in built["mounts"] if m["destination"] == "/dev/shm"] == [
         shm.host_path
     ]
+
+
+def test_a_pid_namespace_is_its_own_the_nodes_or_one_that_is_joined() -> None:
+    def namespaces(**changes: object) -> object:
+        layout = SpecLayout(rootfs="/r", **changes)  # type: ignore[arg-type]
+        linux = build(granted(None, container()), layout)["linux"]
+        assert isinstance(linux, dict)
+        return [n for n in linux["namespaces"] if n["type"] == "pid"]
+
+    assert namespaces() == [{"type": "pid"}]
+    assert namespaces(host_pid=True) == []
+    assert namespaces(pid_ns="/pin") == [{"type": "pid", "path": "/pin"}]
