@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from noderuntime.engine.events import Event
     from noderuntime.engine.state import ContainerRecord, SandboxRecord
     from noderuntime.images.ports import FsUsage, Image
-    from noderuntime.policy.model import Mount, Namespaces, PodIdentity, Resources
+    from noderuntime.policy.model import (
+        IdMapping,
+        Mount,
+        Namespaces,
+        PodIdentity,
+        Resources,
+        UserNamespace,
+    )
 
 _SIGNALS: Final = {
     name.removeprefix("SIGNAL_").replace("PLUS", "+").replace("MINUS", "-"): number
@@ -91,7 +98,18 @@ def namespaces(asked: Namespaces) -> pb.NamespaceOption:
         pid=pb.NamespaceMode.Value(asked.pid.value),
         ipc=pb.NamespaceMode.Value(asked.ipc.value),
         target_id=asked.target_id,
+        userns_options=None if asked.user is None else _user_namespace(asked.user),
     )
+
+
+def _user_namespace(users: UserNamespace) -> pb.UserNamespace:
+    return pb.UserNamespace(
+        mode=pb.POD, uids=[_id_mapping(users.uids)], gids=[_id_mapping(users.gids)]
+    )
+
+
+def _id_mapping(one: IdMapping) -> pb.IDMapping:
+    return pb.IDMapping(host_id=one.host_id, container_id=one.container_id, length=one.length)
 
 
 def container_item(record: ContainerRecord) -> pb.Container:
@@ -186,6 +204,8 @@ def mount(asked: Mount) -> pb.Mount:
         recursive_read_only=asked.recursive_readonly,
         selinux_relabel=asked.selinux_relabel,
         propagation=pb.MountPropagation.Value(Propagation(asked.propagation).value),
+        uidMappings=[] if asked.idmap is None else [_id_mapping(asked.idmap.uids)],
+        gidMappings=[] if asked.idmap is None else [_id_mapping(asked.idmap.gids)],
         image=pb.ImageSpec(
             image=asked.image,
             user_specified_image=asked.image_reference,

@@ -13,7 +13,12 @@ import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from noderuntime.cri import texts
-from noderuntime.cri.convert_security import HostFacts, container_security, sandbox_security
+from noderuntime.cri.convert_security import (
+    HostFacts,
+    container_security,
+    id_mapping,
+    sandbox_security,
+)
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.cri.unknown_fields import refuse_unknown_fields
 from noderuntime.errors import InvalidArgumentError
@@ -27,6 +32,7 @@ from noderuntime.policy.model import (
     Propagation,
     Resources,
     SandboxConfig,
+    UserNamespace,
 )
 
 if TYPE_CHECKING:
@@ -217,9 +223,6 @@ def _environment(envs: Iterable[pb.KeyValue]) -> Iterator[tuple[str, str]]:
 
 
 def _mount(field: str, mount: pb.Mount) -> Mount:
-    for name, asked in (("uidMappings", mount.uidMappings), ("gidMappings", mount.gidMappings)):
-        if asked:
-            raise InvalidArgumentError(f"{field}.{name}: is not served by this version")
     if mount.propagation not in _PROPAGATIONS:
         raise InvalidArgumentError(f"{field}.propagation: {mount.propagation} is not known")
     if mount.recursive_read_only and not mount.readonly:
@@ -238,6 +241,16 @@ def _mount(field: str, mount: pb.Mount) -> Mount:
         recursive_readonly=mount.recursive_read_only,
         propagation=_PROPAGATIONS[mount.propagation],
         selinux_relabel=mount.selinux_relabel,
+        idmap=_idmap(field, mount),
+    )
+
+
+def _idmap(field: str, mount: pb.Mount) -> UserNamespace | None:
+    if not mount.uidMappings and not mount.gidMappings:
+        return None
+    return UserNamespace(
+        uids=id_mapping(f"{field}.uidMappings", mount.uidMappings),
+        gids=id_mapping(f"{field}.gidMappings", mount.gidMappings),
     )
 
 
@@ -260,6 +273,7 @@ def _image_mount(field: str, mount: pb.Mount) -> Mount:
             f"{path}.user_specified_image", image.user_specified_image, texts.MAX_PATH
         ),
         image_sub_path=texts.relative_path(f"{field}.image_sub_path", mount.image_sub_path),
+        idmap=_idmap(field, mount),
     )
 
 

@@ -254,7 +254,7 @@ class Engine:
                 HandlerInfo(
                     name=name,
                     recursive_readonly=features.recursive_readonly,
-                    user_namespaces=False,
+                    user_namespaces=features.idmapped,
                 )
                 for name in handlers.names()
             ),

@@ -15,7 +15,7 @@ from functools import partial
 from noderuntime.engine.container_start import release_process
 from noderuntime.engine.jobs import describe
 from noderuntime.engine.node import Node
-from noderuntime.engine.sandbox_init import look_for_init, needs_init
+from noderuntime.engine.sandbox_init import look_for_init, shares_pid
 from noderuntime.engine.state import ContainerRecord, ContainerState, SandboxState
 from noderuntime.engine.work import ContainerWork
 from noderuntime.errors import NodeRuntimeError
@@ -42,7 +42,7 @@ async def watch_running(node: Node) -> None:
     """Look at every first process and running container now and every few seconds."""
     while True:
         for sandbox in node.store.sandboxes.all():
-            if sandbox.state is SandboxState.READY and needs_init(sandbox):
+            if sandbox.state is SandboxState.READY and shares_pid(sandbox):
                 node.jobs.start(("init", sandbox.id), partial(look_for_init, node, sandbox))
         for record in node.store.containers.all():
             if record.state is ContainerState.RUNNING:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noderuntime.engine import admission
+from noderuntime.engine.user_namespace import owners_of
 from noderuntime.errors import (
     FailedPreconditionError,
     HostError,
@@ -54,7 +55,9 @@ async def _mount(work: ContainerWork, index: int, mount: Mount) -> Mount:
     try:
         snapshot = await node.parts.images.prepare(f"{container_id}-{index}", image)
         await node.disk.run(target.parent.mkdir, 0o711, exist_ok=True)
-        await node.parts.mounts.overlay(snapshot.lowers, snapshot.upper, snapshot.work, target)
+        await node.parts.mounts.overlay(
+            snapshot.lowers, snapshot.upper, snapshot.work, target, owners_of(work)
+        )
         work.image_volumes[source_key(index)] = await node.disk.run(
             folder_within, target, mount.image_sub_path
         )

@@ -24,20 +24,22 @@ class NamespaceRequest:
     """Which namespaces a sandbox gets of its own, and what is set inside them.
 
     With ``init`` they are that process' own: nothing is made, all are entered and pinned. Only then
-    there can be a PID namespace, which lives no longer than its first process.
+    there can be a PID namespace, which lives no longer than its first process, and a user namespace,
+    which then owns the others.
     """
 
     network: bool
     ipc: bool
     uts: bool
     pid: bool = False
+    user: bool = False
     init: ProcessIdentity | None = None
     hostname: str = ""
     sysctls: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Namespaces(Protocol):
-    """Namespaces, bind-mounted on ``DIRECTORY/{net,ipc,uts,pid}``. namespaces(7)."""
+    """Namespaces, bind-mounted on ``DIRECTORY/{net,ipc,uts,pid,user}``. namespaces(7)."""
 
     async def prepare(self, root: Path) -> None:
         """Make ``root`` a private mount of its own (once), so that pins do not propagate."""
@@ -48,7 +50,7 @@ class Namespaces(Protocol):
         ...
 
     async def remove(self, directory: Path) -> None:
-        """Unpin and remove whatever of net, ipc, uts and pid is in ``directory``."""
+        """Unpin and remove whatever of net, ipc, uts, pid and user is in ``directory``."""
         ...
 
     async def pin_pid(self, pid: int, member_of: str, target: Path) -> None:
@@ -94,6 +96,16 @@ class MountFeatures:
     """What this kernel can do with mounts."""
 
     recursive_readonly: bool  # OCI's option ``rro``, which crun and runc both know
+    idmapped: bool  # also below an overlay: what user namespaces need
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owners:
+    """A user namespace by its pin, and which IDs of the node its root has."""
+
+    userns: Path
+    uid: int
+    gid: int
 
 
 class Mounts(Protocol):
@@ -107,8 +119,27 @@ class Mounts(Protocol):
         """Mount a tmpfs (nosuid, nodev, noexec) on ``target``, which is made if missing."""
         ...
 
-    async def overlay(self, lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
-        """Mount an overlay; ``lowers`` are topmost first, up to 127 of them."""
+    async def overlay(
+        self,
+        lowers: Sequence[Path],
+        upper: Path,
+        work: Path,
+        target: Path,
+        owners: Owners | None = None,
+    ) -> None:
+        """Mount an overlay; ``lowers`` are topmost first, up to 127 of them.
+
+        With ``owners`` the files of the lowers belong to that user namespace, and so does ``upper``,
+        which is given to it here.
+        """
+        ...
+
+    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+        """Mount ``source``, with all that is mounted below it, on ``target`` as well.
+
+        ``target`` is made, as a folder or a file. With ``userns`` owners are mapped by it. Returns
+        the mount points below ``target``, each after those above it.
+        """
         ...
 
     async def unmount(self, target: Path) -> None:

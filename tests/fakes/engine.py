@@ -31,6 +31,7 @@ from noderuntime.host.ports import (
     MountFeatures,
     NamespaceRequest,
     OciRuntime,
+    Owners,
 )
 from noderuntime.host.readings import CgroupMetrics
 from noderuntime.images.ports import Credentials, FsUsage, Image, Snapshot
@@ -122,7 +123,7 @@ class FakeNamespaces:
     async def create(self, directory: Path, request: NamespaceRequest) -> None:
         self._world.call("namespaces.create")
         self._world.hostnames.append(request.hostname)
-        for name in ("net", "ipc", "uts", "pid"):
+        for name in ("net", "ipc", "uts", "pid", "user"):
             if getattr(request, name if name != "net" else "network"):
                 self._world.pins.add(str(directory / name))
         if request.pid and request.init is None:
@@ -168,15 +169,27 @@ class FakeMounts:
         self._world = world
 
     def features(self) -> MountFeatures:
-        return MountFeatures(recursive_readonly=True)
+        return MountFeatures(recursive_readonly=True, idmapped=True)
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         self._world.call("mounts.tmpfs")
         self._world.mount(target)
 
-    async def overlay(self, lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
+    async def overlay(
+        self,
+        lowers: Sequence[Path],
+        upper: Path,
+        work: Path,
+        target: Path,
+        owners: Owners | None = None,
+    ) -> None:
         self._world.call("mounts.overlay")
         self._world.mount(target)
+
+    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+        self._world.call("mounts.clone")
+        self._world.mounts.add(str(target))
+        return (target / "below",)
 
     async def unmount(self, target: Path) -> None:
         self._world.call("mounts.unmount")

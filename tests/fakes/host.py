@@ -29,6 +29,7 @@ from noderuntime.host.ports import (
     MountFeatures,
     NamespaceRequest,
     OciRuntime,
+    Owners,
 )
 from noderuntime.host.readings import CgroupMetrics
 from noderuntime.policy.model import Resources
@@ -153,17 +154,29 @@ class FakeMounts:
         self._node = node
 
     def features(self) -> MountFeatures:
-        return MountFeatures(recursive_readonly=True)
+        return MountFeatures(recursive_readonly=True, idmapped=True)
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         await self._node.at("mounts.tmpfs", str(target))
         self._node.mounts[target] = f"tmpfs size={size_bytes} mode={mode:o}"
 
-    async def overlay(self, lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
+    async def overlay(
+        self,
+        lowers: Sequence[Path],
+        upper: Path,
+        work: Path,
+        target: Path,
+        owners: Owners | None = None,
+    ) -> None:
         await self._node.at("mounts.overlay", str(target))
         if not 1 <= len(lowers) <= 127:
             raise HostError(f"an overlay takes 1 to 127 layers and was given {len(lowers)}")
         self._node.mounts[target] = f"overlay {':'.join(map(str, lowers))} {upper} {work}"
+
+    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+        await self._node.at("mounts.clone", str(target))
+        self._node.mounts[target] = f"{source} by {userns}"
+        return ()
 
     async def unmount(self, target: Path) -> None:
         await self._node.at("mounts.unmount", str(target))

@@ -23,11 +23,13 @@ from noderuntime.images.store import ImageStore
 from noderuntime.policy.model import (
     ContainerConfig,
     ContainerSecurity,
+    IdMapping,
     Mount,
     NamespaceMode,
     Namespaces,
     PodIdentity,
     SandboxConfig,
+    UserNamespace,
 )
 
 IMAGE = "registry.example.com/busybox:1"
@@ -36,7 +38,10 @@ BUSYBOX = Path("/usr/bin/busybox")
 SETTLE_S = 10.0
 # Within an image or a container: that is the container's, mount points made at its start too.
 SHARED_PID = Namespaces(pid=NamespaceMode.POD)
-INSIDE = re.compile(r"^state/images/|/rootfs/|/volumes/|^state/snapshots/[^/]+/[^/]+/")
+MAPPING = IdMapping(container_id=0, host_id=1_000_000, length=65536)
+USERS = UserNamespace(uids=MAPPING, gids=MAPPING)
+OWN_USERS = Namespaces(user=USERS)
+INSIDE = re.compile(r"^state/images/|/rootfs/|/volumes/|/mapped/|^state/snapshots/[^/]+/[^/]+/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 512
 REQUEST_S: Final = 10.0
+INPUT_BYTES: Final = 128 << 10  # the socket is not read while there is twice as much
 STOP_S: Final = 5.0
 
 
@@ -52,7 +53,9 @@ class StreamingServer:
     async def start(self) -> None:
         """Listen. Raises ConfigError when the address cannot be had."""
         try:
-            self._server = await asyncio.start_server(self._serve, self._host, self._port)
+            self._server = await asyncio.start_server(
+                self._serve, self._host, self._port, limit=INPUT_BYTES
+            )
         except OSError as error:
             raise ConfigError(
                 f"streaming.address {self._host}:{self._port} cannot be had: {error.strerror}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from noderuntime.cri import convert
+from noderuntime.cri import answers, convert
 from noderuntime.cri.convert_security import HostFacts, read_host_facts
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.errors import InvalidArgumentError
@@ -94,7 +94,8 @@ SANDBOX_REFUSALS: list[tuple[str, Callable[[Sandbox], object]]] = [
     ("namespace_options.network", lambda c: setattr(namespaces(c), "network", pb.CONTAINER)),
     ("namespace_options.ipc", lambda c: setattr(namespaces(c), "ipc", 17)),
     ("namespace_options.target_id", lambda c: setattr(namespaces(c), "target_id", "x")),
-    ("userns_options.mode", lambda c: setattr(namespaces(c).userns_options, "mode", pb.POD)),
+    ("userns_options.mode", lambda c: setattr(namespaces(c).userns_options, "mode", pb.TARGET)),
+    ("userns_options.uids", lambda c: setattr(namespaces(c).userns_options, "mode", pb.POD)),
     ("userns_options", lambda c: namespaces(c).userns_options.uids.add(length=1)),
 ]
 
@@ -149,6 +150,43 @@ def test_pid_namespaces_are_the_pods_the_containers_the_nodes_or_a_targets() -> 
     assert convert.sandbox_config(sandbox, HOST).namespaces.pid is NamespaceMode.POD
 
 
+def test_a_user_namespace_has_one_mapping_from_root_on() -> None:
+    sandbox = kubelets_sandbox()
+    options = namespaces(sandbox).userns_options
+    options.mode = pb.POD
+    uid = options.uids.add(host_id=100000, container_id=0, length=65536)
+    options.gids.add(host_id=200000, container_id=0, length=65536)
+    found = convert.sandbox_config(sandbox, HOST).namespaces
+    assert found.user is not None
+    assert (found.user.uids.host_id, found.user.gids.host_id) == (100000, 200000)
+    assert answers.namespaces(found).userns_options == options
+    for field, value in (
+        ("host_id", 0),
+        ("host_id", 2**32 - 2),
+        ("container_id", 1),
+        ("length", 0),
+    ):
+        before = getattr(uid, field)
+        setattr(uid, field, value)
+        with pytest.raises(InvalidArgumentError, match=r"userns_options\.uids"):
+            convert.sandbox_config(sandbox, HOST)
+        setattr(uid, field, before)
+    options.uids.add(host_id=300000, container_id=65536, length=1)
+    with pytest.raises(InvalidArgumentError, match="exactly one"):
+        convert.sandbox_config(sandbox, HOST)
+
+
+def test_a_mounts_mappings_are_kept() -> None:
+    config = kubelets_container()
+    config.mounts[0].uidMappings.add(host_id=100000, length=65536)
+    with pytest.raises(InvalidArgumentError, match="gidMappings"):
+        convert.container_config(config, HOST)
+    config.mounts[0].gidMappings.add(host_id=100000, length=65536)
+    found = convert.container_config(config, HOST).mounts[0]
+    assert found.idmap is not None
+    assert answers.mount(found).uidMappings == config.mounts[0].uidMappings
+
+
 CONTAINER_REFUSALS: list[tuple[str, Callable[[Container], object]]] = [
     ("metadata.name", lambda c: c.ClearField("metadata")),
     ("image.image", lambda c: c.ClearField("image")),
@@ -172,8 +210,8 @@ CONTAINER_REFUSALS: list[tuple[str, Callable[[Container], object]]] = [
     ("mounts[2].image_sub_path", lambda c: _image_volume(c, image_sub_path="../etc")),
     ("mounts[2].image_sub_path", lambda c: _image_volume(c, image_sub_path="/etc")),
     ("mounts[0].image_sub_path", lambda c: setattr(c.mounts[0], "image_sub_path", "x")),
-    ("mounts[0].uidMappings", lambda c: c.mounts[0].uidMappings.add(length=1)),
-    ("mounts[0].gidMappings", lambda c: c.mounts[0].gidMappings.add(length=1)),
+    ("mounts[0].uidMappings", lambda c: c.mounts[0].uidMappings.add(length=0)),
+    ("mounts[0].uidMappings", lambda c: c.mounts[0].gidMappings.add(length=1)),
     ("mounts[0].mount_options", lambda c: c.mounts[0].mount_options.append("suid")),
     ("mounts[0].propagation", lambda c: setattr(c.mounts[0], "propagation", 5)),
     ("mounts[0].recursive_read_only", lambda c: setattr(c.mounts[0], "readonly", False)),
