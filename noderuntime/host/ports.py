@@ -175,6 +175,14 @@ class Cgroups(Protocol):
         """Return SYSTEMD where systemd is PID 1, else CGROUPFS."""
         ...
 
+    def is_unified(self) -> bool:
+        """Tell whether every controller is in v2."""
+        ...
+
+    def has_controller(self, name: str) -> bool:
+        """Tell whether the node has a controller, in whichever hierarchy."""
+        ...
+
     def oci_path(self, parent: str, container_id: str) -> str:
         """Return ``linux.cgroupsPath`` for a container below the kubelet's ``parent``."""
         ...
@@ -193,6 +201,10 @@ class Cgroups(Protocol):
 
     async def pod_metrics(self, parent: str) -> CgroupMetrics:
         """Read everything of the kubelet's Pod cgroup; raises NotFoundError when it is gone."""
+        ...
+
+    async def lift_cpu_quota(self, oci_path: str) -> None:
+        """Take the CPU quota away; OCI runtimes differ in how they are told to (crun 1.8.1 fails)."""
         ...
 
     async def remove(self, oci_path: str) -> None:

@@ -101,6 +101,7 @@ class StreamingServer:
             async with asyncio.timeout(REQUEST_S):
                 request = await _read_request(http, reader)
             ticket, agreed = self._admit(request)
+            wire = agreed.wire(ticket)
         except Refused as refusal:
             await _refuse(http, writer, refusal)
             return
@@ -110,7 +111,7 @@ class StreamingServer:
         writer.write(http.send(answer) or b"")
         await writer.drain()
         early, _ = http.trailing_data
-        await self._session(Session(reader, writer, agreed.wire(ticket)), early, ticket)
+        await self._session(Session(reader, writer, wire), early, ticket)
 
     def _admit(self, request: h11.Request) -> tuple[Ticket, Upgrade]:
         kind, token = kind_and_token(request)
