@@ -100,6 +100,12 @@ class KernelCgroups:
         relative = expand_slice(name) if is_slice else _checked(parent).lstrip("/")
         return await in_pool(self._read, relative)
 
+    async def kill(self, oci_path: str) -> None:
+        """SIGKILL every process in the container's cgroup; none is success."""
+        relative = self.relative(oci_path)
+        for mount in set(self._mounted.values()):
+            await in_pool(_kill_members, mount / relative)
+
     async def remove(self, oci_path: str) -> None:
         """Remove the container's cgroup, and what it made below, in every hierarchy.
 

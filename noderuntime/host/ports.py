@@ -100,6 +100,10 @@ class Cgroups(Protocol):
         """Read the kubelet's Pod cgroup (its own children included)."""
         ...
 
+    async def kill(self, oci_path: str) -> None:
+        """SIGKILL every process in the container's cgroup; none is success."""
+        ...
+
     async def remove(self, oci_path: str) -> None:
         """Remove the container's cgroup in every hierarchy."""
         ...
