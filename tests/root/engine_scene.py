@@ -66,7 +66,14 @@ class Scene:
 
 
 @contextmanager
-def made_node(root: Path, kind: type[N] = RealNode) -> Iterator[N]:  # type: ignore[assignment]
+def made_node(root: Path) -> Iterator[RealNode]:
+    """Make a plain node for as long as this lasts."""
+    with made_node_of(RealNode, root) as node:
+        yield node
+
+
+@contextmanager
+def made_node_of(kind: type[N], root: Path) -> Iterator[N]:
     """Make a node with its image, bridge and cgroup parent; take all of it away in the end."""
     token = secrets.token_hex(4)
     node = kind(root=root, token=token)

@@ -11,7 +11,7 @@ from noderuntime.engine import container_stop, recovery
 from noderuntime.errors import NodeRuntimeError
 from noderuntime.host import monitor, oci_runtime
 from noderuntime.network import plugin
-from tests.root.engine_scene import Scene, made_node
+from tests.root.engine_scene import Scene, made_node_of
 from tests.root.faults_kit import FAULTS, FaultyNode
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ END = ("remove_container", "stop_sandbox", "remove_sandbox")
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyNode]:
-    with made_node(tmp_path_factory.mktemp("nr-faults"), FaultyNode) as real:
+    with made_node_of(FaultyNode, tmp_path_factory.mktemp("nr-faults")) as real:
         yield real
 
 
