@@ -4,11 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
+# A folder of this run's own for what tests write, gone at its end. Mounts in it are not entered.
+PYTEST = t=$$(mktemp -d /tmp/noderuntime-tests-XXXXXX); trap 'rm -rf --one-file-system $$t' EXIT; \
+	$(PY) -m pytest --basetemp=$$t/run
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cluster/bin:$(PATH):/usr/local/go/bin
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv packages programs up down check test root e2e image generate clean \
+.PHONY: help venv packages programs up down check test root e2e conformance bench image generate clean \
 	check-format check-lint check-mypy check-pyright check-imports check-generated check-unit
 
 help: ## this list
@@ -32,10 +35,16 @@ test: ## everything: check, tests that need root, the real cluster
 	@$(MAKE) --no-print-directory e2e
 
 root: venv packages programs ## tests on real namespaces, mounts and OCI runtimes, and with hostile input
-	$(PY) -m pytest tests/root tests/contract tests/fuzz
+	@$(PYTEST) tests/root tests/contract tests/fuzz
 
 e2e: venv ## tests on the real cluster, which is made if it is not up
-	$(PY) -m pytest e2e
+	@$(PYTEST) e2e
+
+bench: venv packages ## side by side with containerd: writes docs/performance.md; make bench ARGS=--short takes two minutes
+	$(PY) -m e2e.performance $(ARGS)
+
+conformance: venv packages ## CRI's own conformance suite against the runtime, under each OCI runtime
+	@$(PYTEST) -rP e2e/conformance
 
 image: venv ## the images, as OCI layouts: the same digest from the same input
 	$(PY) -m e2e.cluster image
@@ -96,7 +105,7 @@ check-generated:
 	@$(PY) -m noderuntime.cri.generate --check
 
 check-unit:
-	@$(PY) -m pytest --quiet --numprocesses=2 tests/unit
+	@$(PYTEST) --quiet --numprocesses=2 tests/unit
 
 clean: ## remove the virtual environment and caches; never the cluster
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -137,6 +137,7 @@ def test_a_crashed_container_is_restarted_and_its_last_log_kept(
     last = found["lastState"]
     assert isinstance(last, dict)
     assert (last["terminated"]["exitCode"], last["terminated"]["reason"]) == (3, "Error")
-    previous = cluster.kubectl("logs", "-n", namespace, "crasher", "--previous")
-    assert previous.startswith("life of ")
+    words = ("logs", "-n", namespace, "crasher", "--previous")
+    # The kubelet keeps the last one only, so just after a restart it may have gone.
+    wait_for("the log", lambda: cluster.kubectl(*words).startswith("life of "))
     cluster.wait_event("crasher", "Back-off", namespace=namespace, limit_s=60)

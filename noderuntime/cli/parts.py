@@ -11,6 +11,7 @@ from noderuntime.engine.node import Parts
 from noderuntime.errors import ConfigError
 from noderuntime.host.cgroups import KernelCgroups
 from noderuntime.host.exec import RuntimeExec
+from noderuntime.host.init import OciInits
 from noderuntime.host.monitor import Conmon
 from noderuntime.host.mounts import KernelMounts
 from noderuntime.host.netns import KernelNamespaces
@@ -37,6 +38,7 @@ def parts_of(config: Config) -> Parts:
     return Parts(
         config=config,
         namespaces=KernelNamespaces(),
+        inits=OciInits(),
         mounts=KernelMounts(),
         cgroups=cgroups,
         runtimes=runtime,

@@ -1,7 +1,6 @@
 """The security contexts of CRI: what a Pod asks to be confined by, or to be freed of.
 
 Here a field that is dropped would be a hole, so each is either converted or refused by its name.
-``pid: POD`` (a shared PID namespace), ``TARGET`` and user namespaces wait for issue 5.
 """
 
 from __future__ import annotations
@@ -15,14 +14,16 @@ from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy.model import (
     ContainerSecurity,
+    IdMapping,
     NamespaceMode,
     Namespaces,
     ProfileType,
     SecurityProfileRef,
+    UserNamespace,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _MAX_ID: Final = 2**32 - 2  # (uid_t) -1 means 'no change' in chown(2)
 _PROFILES: Final = {
@@ -68,7 +69,7 @@ def sandbox_security(context: pb.LinuxSandboxSecurityContext, host: HostFacts) -
     field = "linux.security_context"
     _refuse_selinux(field, context.selinux_options)
     _refuse_apparmor(field, context, host)
-    _refuse_strict_groups(field, context.supplemental_groups_policy)
+    _is_strict(field, context.supplemental_groups_policy)  # it has no process with groups
     return SandboxSecurity(
         namespaces=_namespaces_of(field, context),
         seccomp=_seccomp(field, context),
@@ -88,7 +89,6 @@ def container_security(
     old_profile = str(_deprecated(context, "apparmor_profile"))
     if old_profile and not context.HasField("apparmor"):
         _refuse_deprecated_apparmor(field, old_profile, host)
-    _refuse_strict_groups(field, context.supplemental_groups_policy)
     if context.capabilities.add_ambient_capabilities:
         raise InvalidArgumentError(
             f"{field}.capabilities.add_ambient_capabilities: is not served by this version"
@@ -105,6 +105,7 @@ def container_security(
         run_as_username=context.run_as_username,
         run_as_group=group,
         supplemental_groups=_groups(field, context.supplemental_groups),
+        supplemental_groups_strict=_is_strict(field, context.supplemental_groups_policy),
         readonly_rootfs=context.readonly_rootfs,
         no_new_privs=context.no_new_privs,
         masked_paths=_paths(f"{field}.masked_paths", context.masked_paths),
@@ -121,14 +122,18 @@ def _namespaces_of(field: str, context: _Context) -> Namespaces:
     if not context.HasField("namespace_options"):
         return Namespaces()
     options, field = context.namespace_options, f"{field}.namespace_options"
+    user = None
     if options.HasField("userns_options"):
-        _refuse_user_namespace(f"{field}.userns_options", options.userns_options)
+        user = _user_namespace(f"{field}.userns_options", options.userns_options)
     network = _mode(f"{field}.network", options.network, {pb.POD, pb.NODE})
     ipc = _mode(f"{field}.ipc", options.ipc, {pb.POD, pb.NODE})
-    pid = _mode(f"{field}.pid", options.pid, {pb.CONTAINER, pb.NODE})
-    if options.target_id:
-        raise InvalidArgumentError(f"{field}.target_id: is not served by this version")
-    return Namespaces(network=network, pid=pid, ipc=ipc)
+    is_container = isinstance(context, pb.LinuxContainerSecurityContext)
+    served = {pb.POD, pb.CONTAINER, pb.NODE, *({pb.TARGET} if is_container else ())}
+    pid = _mode(f"{field}.pid", options.pid, served)
+    if (pid is NamespaceMode.TARGET) != bool(options.target_id):
+        raise InvalidArgumentError(f"{field}.target_id: belongs to pid TARGET")
+    target = texts.token(f"{field}.target_id", options.target_id) if options.target_id else ""
+    return Namespaces(network=network, pid=pid, ipc=ipc, target_id=target, user=user)
 
 
 def _mode(
@@ -142,13 +147,30 @@ def _mode(
     return NamespaceMode(name)
 
 
-def _refuse_user_namespace(field: str, asked: pb.UserNamespace) -> None:
-    if asked.mode != pb.NODE:
-        raise InvalidArgumentError(
-            f"{field}.mode: user namespaces are not served by this version; leave hostUsers unset"
+def _user_namespace(field: str, asked: pb.UserNamespace) -> UserNamespace | None:
+    if _mode(f"{field}.mode", asked.mode, {pb.POD, pb.NODE}) is NamespaceMode.POD:
+        return UserNamespace(
+            uids=id_mapping(f"{field}.uids", asked.uids),
+            gids=id_mapping(f"{field}.gids", asked.gids),
         )
     if asked.uids or asked.gids:
         raise InvalidArgumentError(f"{field}: mode NODE has no ID mappings")
+    return None
+
+
+def id_mapping(field: str, mappings: Sequence[pb.IDMapping]) -> IdMapping:
+    """Return the one mapping there is, as the kubelet has it. Raises InvalidArgumentError."""
+    if len(mappings) != 1:
+        raise InvalidArgumentError(
+            f"{field}: exactly one ID mapping is served, not {len(mappings)}"
+        )
+    [one] = mappings
+    if one.container_id != 0:
+        raise InvalidArgumentError(f"{field}: the mapping must begin at the container's ID 0")
+    length = texts.number(f"{field}.length", one.length, 1, _MAX_ID)
+    # The node's root must stay the node's.
+    host_id = texts.number(f"{field}.host_id", one.host_id, 1, _MAX_ID - length + 1)
+    return IdMapping(container_id=0, host_id=host_id, length=length)
 
 
 def _seccomp(field: str, context: _Context) -> SecurityProfileRef:
@@ -203,11 +225,10 @@ def _refuse_selinux(field: str, options: pb.SELinuxOption) -> None:
             )
 
 
-def _refuse_strict_groups(field: str, policy: pb.SupplementalGroupsPolicy.ValueType) -> None:
-    if policy != pb.Merge:
-        raise InvalidArgumentError(
-            f"{field}.supplemental_groups_policy: only Merge is served by this version"
-        )
+def _is_strict(field: str, policy: pb.SupplementalGroupsPolicy.ValueType) -> bool:
+    if policy not in {pb.Merge, pb.Strict}:
+        raise InvalidArgumentError(f"{field}.supplemental_groups_policy: {policy} is not known")
+    return policy == pb.Strict
 
 
 def _check_identity(
@@ -218,7 +239,9 @@ def _check_identity(
     group: int | None,
 ) -> None:
     if context.run_as_username:
-        texts.token(f"{field}.run_as_username", context.run_as_username)
+        name = texts.token(f"{field}.run_as_username", context.run_as_username)
+        if ":" in name:  # would be read as user:group, as an image's USER is
+            raise texts.fault(f"{field}.run_as_username", name, "must not hold a colon")
         if user is not None:
             raise InvalidArgumentError(f"{field}.run_as_username: run_as_user is given as well")
     elif user is None and group is not None:  # CRI: the runtime must refuse a group without a user

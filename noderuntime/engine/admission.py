@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from noderuntime.errors import DeniedError, InvalidArgumentError
 from noderuntime.policy import capabilities, decide
 from noderuntime.policy.denial import Denial
-from noderuntime.policy.model import HostFacts, NamespaceMode
+from noderuntime.policy.model import HostFacts, NamespaceMode, ProfileType
 from noderuntime.telemetry import metrics
 from noderuntime.telemetry.trace import span
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         ContainerConfig,
         ContainerGrant,
         ImageFacts,
+        Mount,
         Namespaces,
         Resources,
         SandboxConfig,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+SECCOMP_LIMIT_BYTES: Final = 1024 * 1024
 _OWN_NAME = re.compile(r"\[.*\]")
 
 
@@ -58,10 +61,19 @@ def admit_image_of(handler: Handler, config: ContainerConfig, image: Image) -> s
     An image may have been pulled for another handler, so it is asked again here: for the Pod's own
     words where the kubelet sent them, else for the image's names, of which one must pass.
     """
-    if config.image_reference:
-        admit_image(handler, config.image_reference)
-        return config.image_reference
-    names = (*image.repo_tags, *image.repo_digests) or (config.image,)
+    return _admit_names(handler, config.image_reference, config.image, image)
+
+
+def admit_image_volume(handler: Handler, mount: Mount, image: Image) -> str:
+    """Return the reference that an image is mounted under, as one is run. Raises DeniedError."""
+    return _admit_names(handler, mount.image_reference, mount.image, image)
+
+
+def _admit_names(handler: Handler, asked: str, resolved: str, image: Image) -> str:
+    if asked:
+        admit_image(handler, asked)
+        return asked
+    names = (*image.repo_tags, *image.repo_digests) or (resolved,)
     denials = [decide.admit_image(handler.rules, name) for name in names]
     for name, denial in zip(names, denials, strict=True):
         if denial is None:
@@ -94,18 +106,22 @@ def admit_resources(handler: Handler, resources: Resources) -> Resources:
     return answer
 
 
-def host_facts(container: ContainerConfig) -> HostFacts:
-    """Read what only the node knows of the container's mounts. Blocking.
+def host_facts(container: ContainerConfig, *, own: bool = True) -> HostFacts:
+    """Read what only the node knows of the container's mounts and its filter. Blocking.
+
+    ``own``: the handler is the node's own; under a profile no filter of a file is ever used.
 
     Raises InvalidArgumentError for a missing source, with the mount's name: the kubelet makes
     folders of hostPath volumes itself, and an OCI runtime would say only that some bind failed.
     """
     real: dict[str, str] = {}
     for mount in container.mounts:
+        if mount.image:
+            continue
         if not mount.host_path:
             raise InvalidArgumentError(
-                f"container {container.name}: mount at {mount.container_path} has no host path; "
-                "image volumes and CDI mounts are not served"
+                f"container {container.name}: mount at {mount.container_path} has neither a host "
+                "path nor an image"
             )
         try:
             real[mount.host_path] = os.fspath(Path(mount.host_path).resolve(strict=True))
@@ -114,24 +130,57 @@ def host_facts(container: ContainerConfig) -> HostFacts:
                 f"container {container.name}: mount at {mount.container_path}: host path "
                 f"{mount.host_path} cannot be used: {error}"
             ) from error
+    security = container.security
+    is_localhost = security.seccomp.type is ProfileType.LOCALHOST
+    wants_file = own and is_localhost and not security.privileged
     return HostFacts(
         mountinfo=Path("/proc/self/mountinfo").read_text(),
         real_paths=real,
         capabilities=capabilities.of_status(Path("/proc/self/status").read_text()),
+        seccomp_file=read_seccomp(security.seccomp.localhost_ref) if wants_file else None,
     )
 
 
-def require_namespaces(namespaces: Namespaces) -> None:
-    """Refuse the namespace modes that are not served yet, by the field's name."""
-    field = "linux.security_context.namespace_options"
-    if namespaces.pid in (NamespaceMode.POD, NamespaceMode.TARGET):
+def read_seccomp(reference: str) -> str:
+    """Read a Localhost profile: what the kubelet made of ``localhostProfile`` is its path. Blocking.
+
+    Raises InvalidArgumentError for one that is missing, too large or no file.
+    """
+    try:
+        # O_NONBLOCK: a FIFO in its place must not hang us.
+        with os.fdopen(
+            os.open(reference, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb"
+        ) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InvalidArgumentError(f"seccomp profile {reference} is not a regular file")
+            data = file.read(SECCOMP_LIMIT_BYTES + 1)
+    except (OSError, ValueError) as error:
         raise InvalidArgumentError(
-            f"{field}.pid: {namespaces.pid} is not served yet; use CONTAINER "
-            "(shareProcessNamespace: false) or NODE"
+            f"seccomp profile {reference} cannot be read on this node: {error}"
+        ) from error
+    if len(data) > SECCOMP_LIMIT_BYTES:
+        raise InvalidArgumentError(
+            f"seccomp profile {reference} is larger than {SECCOMP_LIMIT_BYTES} bytes"
         )
+    return data.decode(errors="replace")
+
+
+def require_namespaces(namespaces: Namespaces) -> None:
+    """Refuse the namespace modes that have no meaning, by the field's name."""
+    field = "linux.security_context.namespace_options"
     for name, mode in (("network", namespaces.network), ("ipc", namespaces.ipc)):
         if mode not in (NamespaceMode.POD, NamespaceMode.NODE):
             raise InvalidArgumentError(f"{field}.{name}: {mode} is not served; use POD or NODE")
+
+
+def require_shared_pid(sandbox: SandboxConfig, container: ContainerConfig) -> None:
+    """Refuse a container that wants to share the PID namespace of a Pod that has none."""
+    asked = container.security.namespaces.pid
+    if asked is NamespaceMode.POD and sandbox.namespaces.pid is not NamespaceMode.POD:
+        raise InvalidArgumentError(
+            f"linux.security_context.namespace_options.pid: container {container.name} asks for "
+            f"POD, but its sandbox was run with {sandbox.namespaces.pid}; both must say the same"
+        )
 
 
 def _denied(denial: Denial) -> DeniedError:

@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 from noderuntime.engine import admission
 from noderuntime.engine.devices import device_nodes
+from noderuntime.engine.image_volumes import (
+    mount_image_volumes,
+    remove_image_volumes,
+    source_key,
+)
 from noderuntime.engine.node import Node
+from noderuntime.engine.pid_target import pid_namespace, pin_target
 from noderuntime.engine.sandbox_files import hostname_of
+from noderuntime.engine.sandbox_init import look_for_init, shares_pid
 from noderuntime.engine.state import (
     ContainerId,
     ContainerRecord,
@@ -21,6 +28,7 @@ from noderuntime.engine.state import (
     SandboxState,
 )
 from noderuntime.engine.steps import Step, Verb, perform
+from noderuntime.engine.user_namespace import mapped_volumes, owners_of
 from noderuntime.engine.work import ContainerWork, new_id
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from noderuntime.host.users import resolve_user
@@ -55,8 +63,9 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
             f"container {existing.id} is {config.name}, attempt {config.attempt}, already and has "
             "exited; remove it first or use another attempt"
         )
-    require_ready(node, sandbox.id)
+    await require_ready(node, sandbox.id)
     admission.require_namespaces(config.security.namespaces)
+    admission.require_shared_pid(sandbox.config, config)
     handler = node.handlers.get(sandbox.handler)
     image = node.parts.images.find(config.image)
     if image is None:
@@ -82,9 +91,12 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
     return record.id
 
 
-def require_ready(node: Node, sandbox_id: str) -> SandboxRecord:
+async def require_ready(node: Node, sandbox_id: str) -> SandboxRecord:
     """Return the sandbox; raises FailedPreconditionError when it is stopped or being stopped."""
     sandbox = node.store.sandboxes.get(sandbox_id)
+    if sandbox is not None and shares_pid(sandbox):
+        await look_for_init(node, sandbox)
+        sandbox = node.store.sandboxes.get(sandbox_id)
     if sandbox is None or sandbox.state is not SandboxState.READY:
         raise FailedPreconditionError(f"sandbox {sandbox_id} is not ready; run a new one")
     if sandbox.id in node.store.closing:
@@ -129,14 +141,16 @@ async def _mount_root(work: ContainerWork) -> None:
     snapshot = work.snapshot
     if snapshot is None:
         raise NotFoundError(f"container {work.record.id} has no writable layer")
+    target = work.node.paths.rootfs(work.record.id)
     await work.node.parts.mounts.overlay(
-        snapshot.lowers, snapshot.upper, snapshot.work, work.node.paths.rootfs(work.record.id)
+        snapshot.lowers, snapshot.upper, snapshot.work, target, owners_of(work)
     )
+    await pin_target(work)
 
 
 async def unmount_root(work: ContainerWork) -> None:
-    """Unmount the container's root."""
-    await work.node.parts.mounts.unmount(work.node.paths.rootfs(work.record.id))
+    """Unmount the container's root, and whatever else is mounted in its bundle."""
+    await work.node.parts.mounts.unmount(work.node.paths.bundle(work.record.id))
 
 
 async def _write_spec(work: ContainerWork) -> None:
@@ -151,14 +165,19 @@ async def _write_spec(work: ContainerWork) -> None:
         user_of(record.config, work.image),
         group=security.run_as_group,
         supplemental=security.supplemental_groups,
+        strict=security.supplemental_groups_strict,
     )
     facts = ImageFacts(config=work.image.config, user=user)
     sandbox = work.sandbox
-    host = await node.disk.run(admission.host_facts, record.config)
+    own = work.handler.rules is None
+    host = await node.disk.run(admission.host_facts, record.config, own=own)
     judged = replace(record.config, image_reference=record.image_reference)
     grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
     devices = await node.disk.run(device_nodes, record.config, privileged=grant.privileged)
-    layout = replace(layout_of(node, sandbox, record, host.real_paths), devices=devices)
+    sources = {**host.real_paths, **work.image_volumes}
+    layout = replace(layout_of(node, sandbox, record, sources), devices=devices)
+    volumes = await mapped_volumes(work, layout.mounts, grant.recursive_readonly)
+    layout = replace(layout, mounts=volumes)
     document = spec.build(grant, layout)
     target = node.paths.spec(record.id)
     await node.disk.run(write_private, target, json.dumps(document).encode())
@@ -192,6 +211,9 @@ def layout_of(
         ipc_ns=str(pins / "ipc") if own_ipc else None,
         uts_ns=str(pins / "uts") if own_network else None,
         host_pid=record.config.security.namespaces.pid is NamespaceMode.NODE,
+        pid_ns=pid_namespace(node, sandbox, record),
+        user_ns=None if options.user is None else str(pins / "user"),
+        users=options.user,
         cgroups_path=record.cgroup_path,
         hostname=hostname_of(sandbox) if own_network else "",
         terminal=record.config.tty,
@@ -199,7 +221,8 @@ def layout_of(
         resolv_conf=str(node.paths.resolv_conf(sandbox.id)),
         hostname_file=str(node.paths.hostname(sandbox.id)),
         mounts=tuple(
-            replace(mount, host_path=real_paths[mount.host_path]) for mount in record.config.mounts
+            replace(mount, host_path=real_paths[source_key(i) if mount.image else mount.host_path])
+            for i, mount in enumerate(record.config.mounts)
         ),
     )
 
@@ -226,6 +249,7 @@ CREATE_CONTAINER: Final[Verb[ContainerWork]] = Verb(
         Step(name="bundle", do=_make_bundle, undo=remove_bundle),
         Step(name="snapshot", do=_prepare, undo=discard_snapshot),
         Step(name="rootfs", do=_mount_root, undo=unmount_root),
+        Step(name="image_volumes", do=mount_image_volumes, undo=remove_image_volumes),
         Step(name="spec", do=_write_spec),
         Step(name="record", do=_commit, undo=drop_record),
     ),

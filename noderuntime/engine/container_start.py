@@ -40,7 +40,7 @@ async def _start(node: Node, container_id: str) -> None:
             raise FailedPreconditionError(
                 f"container {record.id} is {record.state}; only a created one can be started"
             )
-        require_ready(node, record.sandbox_id)
+        await require_ready(node, record.sandbox_id)
         work = ContainerWork(node=node, record=record)
         try:
             await perform(START_CONTAINER, work)

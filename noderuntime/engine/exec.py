@@ -63,6 +63,17 @@ async def update_resources(node: Node, container_id: str, resources: Resources) 
         await node.store.containers.put(replace(record, config=config))
 
 
+async def update_sandbox_resources(
+    node: Node, sandbox_id: str, overhead: Resources, resources: Resources
+) -> None:
+    """Keep what the kubelet says of the Pod; its cgroup is the kubelet's own, and set already."""
+    record = node.store.sandboxes.require(sandbox_id)
+    async with node.locks.of(record.id):
+        record = node.store.sandboxes.require(record.id)
+        config = replace(record.config, overhead=overhead, resources=resources)
+        await node.store.sandboxes.put(replace(record, config=config))
+
+
 async def port_forward(
     node: Node, sandbox_id: str, port: int
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

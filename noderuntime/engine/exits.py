@@ -15,7 +15,8 @@ from functools import partial
 from noderuntime.engine.container_start import release_process
 from noderuntime.engine.jobs import describe
 from noderuntime.engine.node import Node
-from noderuntime.engine.state import ContainerRecord, ContainerState
+from noderuntime.engine.sandbox_init import look_for_init, shares_pid
+from noderuntime.engine.state import ContainerRecord, ContainerState, SandboxState
 from noderuntime.engine.work import ContainerWork
 from noderuntime.errors import NodeRuntimeError
 from noderuntime.host.ports import Exit
@@ -37,8 +38,11 @@ async def watch_exits(node: Node) -> None:
 
 
 async def watch_running(node: Node) -> None:
-    """Look at every running container now and every few seconds, until cancelled."""
+    """Look at every first process and running container now and every few seconds."""
     while True:
+        for sandbox in node.store.sandboxes.all():
+            if sandbox.state is SandboxState.READY and shares_pid(sandbox):
+                node.jobs.start(("init", sandbox.id), partial(look_for_init, node, sandbox))
         for record in node.store.containers.all():
             if record.state is ContainerState.RUNNING:
                 node.jobs.start(("exit", record.id), partial(look, node, record.id))

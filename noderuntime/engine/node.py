@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from noderuntime.host.ports import (
         Cgroups,
         Exec,
+        Inits,
         Monitor,
         Mounts,
         Namespaces,
@@ -40,6 +41,7 @@ class Parts:
 
     config: Config
     namespaces: Namespaces
+    inits: Inits
     mounts: Mounts
     cgroups: Cgroups
     runtimes: Callable[[Path], OciRuntime]
@@ -65,8 +67,12 @@ class Paths:
         return self.sandboxes / sandbox_id
 
     def namespaces(self, sandbox_id: SandboxId) -> Path:
-        """Return the folder of the namespace pins net, ipc and uts."""
+        """Return the folder of the namespace pins net, ipc, uts and pid."""
         return self.sandbox(sandbox_id) / "ns"
+
+    def init(self, sandbox_id: SandboxId) -> Path:
+        """Return the bundle of the sandbox's first process, for Pods that need one."""
+        return self.sandbox(sandbox_id) / "init"
 
     def shm(self, sandbox_id: SandboxId) -> Path:
         """Return the mount point of the Pod's /dev/shm."""
@@ -84,9 +90,21 @@ class Paths:
         """Return the container's OCI bundle."""
         return self.containers / container_id
 
+    def target_pid(self, container_id: ContainerId) -> Path:
+        """Return the pin of the PID namespace that the container joins (mode TARGET)."""
+        return self.bundle(container_id) / "target-pid"
+
+    def volume(self, container_id: ContainerId, number: int) -> Path:
+        """Return where a volume is mounted a second time, for a user namespace."""
+        return self.bundle(container_id) / "mapped" / str(number)
+
     def rootfs(self, container_id: ContainerId) -> Path:
         """Return the mount point of the container's root."""
         return self.bundle(container_id) / "rootfs"
+
+    def image_volumes(self, container_id: ContainerId) -> Path:
+        """Return the folder of the container's mounted images."""
+        return self.bundle(container_id) / "volumes"
 
     def spec(self, container_id: ContainerId) -> Path:
         """Return the container's config.json."""

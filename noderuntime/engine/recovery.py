@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +23,11 @@ from noderuntime.engine.exits import exited, look, vanished
 from noderuntime.engine.jobs import describe
 from noderuntime.engine.journal import Intent
 from noderuntime.engine.node import Node
+from noderuntime.engine.sandbox_init import look_for_init, mark_not_ready
 from noderuntime.engine.sandbox_remove import REMOVE_SANDBOX
 from noderuntime.engine.sandbox_run import RUN_SANDBOX
 from noderuntime.engine.sandbox_stop import STOP_SANDBOX
-from noderuntime.engine.state import ContainerRecord, ContainerState, SandboxState
+from noderuntime.engine.state import ContainerRecord, ContainerState
 from noderuntime.engine.steps import carry_through, take_back
 from noderuntime.engine.work import ContainerWork, SandboxWork
 from noderuntime.errors import NodeRuntimeError
@@ -60,6 +60,9 @@ async def recover(node: Node, boot_id: str) -> None:
     rebooted = await node.disk.run(is_rebooted, node, boot_id)
     for intent in sorted(await node.journal.load(), key=_order):
         await _settle_or_keep(node, intent)
+    for program in sorted({record.oci_runtime for record in node.store.containers.all()}):
+        # An exec whose client is gone with us would run on, unseen.
+        await _tried("execs", program, node.parts.exec.sweep(node.runtime(program)))
     await _settle_sandboxes(node, rebooted=rebooted)
     await _settle_containers(node, rebooted=rebooted)
     await leftovers.remove_all(node, *corrupted)
@@ -159,10 +162,10 @@ def _go_on_stopping(node: Node, record: ContainerRecord, intent: Intent) -> None
 async def _settle_sandboxes(node: Node, *, rebooted: bool) -> None:
     for record in node.store.sandboxes.all():
         gone = rebooted or not node.paths.sandbox(record.id).is_dir()
-        if record.state is SandboxState.READY and gone:
-            # Not `released`: the network's own state (addresses) outlived the boot.
-            not_ready = replace(record, state=SandboxState.NOT_READY)
-            await _tried("a sandbox", record.id, node.store.sandboxes.put_end(not_ready))
+        if gone:
+            await _tried("a sandbox", record.id, mark_not_ready(node, record))
+        else:
+            await _tried("a sandbox", record.id, look_for_init(node, record))
 
 
 async def _settle_containers(node: Node, *, rebooted: bool) -> None:

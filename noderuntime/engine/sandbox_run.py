@@ -1,4 +1,4 @@
-"""RunPodSandbox: folder and files, shm, namespaces, network; then the record, then the reply."""
+"""RunPodSandbox: folder, files, shm, init, namespaces, network; then the record, then the reply."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 from noderuntime.engine import admission
 from noderuntime.engine.node import Node
 from noderuntime.engine.sandbox_files import hostname_of, write_files
+from noderuntime.engine.sandbox_init import remove_init, start_init
 from noderuntime.engine.state import SandboxId, SandboxRecord, SandboxState
 from noderuntime.engine.steps import Step, Verb, perform
 from noderuntime.engine.work import SandboxWork, new_id
@@ -45,6 +46,11 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             f"{config.pod.attempt}, was stopped; remove it first or use another attempt"
         )
     served = node.handlers.get(handler)
+    if config.namespaces.user is not None and not node.parts.mounts.features().idmapped:
+        raise FailedPreconditionError(
+            "hostUsers: false needs a kernel of 5.19 or later that lets user namespaces be made; "
+            "run this Pod on another node"
+        )
     grant = admission.admit_sandbox(served, config)
     record = SandboxRecord(
         id=SandboxId(new_id()),
@@ -99,12 +105,17 @@ async def _make_namespaces(work: SandboxWork) -> None:
         network=own_network,
         ipc=options.ipc is NamespaceMode.POD,
         uts=own_network,  # hostNetwork shares the host's name as well
+        pid=options.pid is NamespaceMode.POD,
+        user=options.user is not None,
+        init=work.init,
         hostname=hostname_of(work.record) if own_network else "",
         sysctls=work.grant.sysctls if work.grant is not None else {},
     )
-    if request.network or request.ipc or request.uts:
+    if request.network or request.ipc or request.uts or request.pid:
         directory = work.node.paths.namespaces(work.record.id)
         await work.node.parts.namespaces.create(directory, request)
+    if not request.pid:
+        await remove_init(work)  # it was there for its user namespace
 
 
 async def remove_namespaces(work: SandboxWork) -> None:
@@ -140,6 +151,7 @@ RUN_SANDBOX: Final[Verb[SandboxWork]] = Verb(
     steps=(
         Step(name="files", do=_make_files, undo=remove_files),
         Step(name="shm", do=_mount_shm, undo=unmount_shm),
+        Step(name="init", do=start_init, undo=remove_init, span="sandbox.init"),
         Step(
             name="namespaces",
             do=_make_namespaces,

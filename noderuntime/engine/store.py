@@ -56,6 +56,11 @@ class Table(Generic[R]):
         self._ids: list[str] = []
         self._unwritten: set[str] = set()
         self._names: dict[Hashable, str] = {}
+        self._watchers: list[Callable[[R | None, R | None], None]] = []
+
+    def watch(self, changed: Callable[[R | None, R | None], None]) -> None:
+        """Call ``changed(before, now)`` after each change; None is 'not there'. Not for ``load``."""
+        self._watchers.append(changed)
 
     async def load(self) -> tuple[str, ...]:
         """Read the folder; return the IDs whose files were corrupted and have been set aside."""
@@ -111,7 +116,9 @@ class Table(Generic[R]):
         """Write the record, then show it."""
         await self._disk.write(self._file(record.id), self._adapter.dump_json(record))
         self._unwritten.discard(record.id)
+        before = self._records.get(record.id)
         self._remember(record)
+        self._tell(before, record)
 
     async def put_end(self, record: R) -> None:
         """Like ``put``; where the disk takes nothing, show the record now and write it later.
@@ -129,7 +136,9 @@ class Table(Generic[R]):
                 extra={"kind": self._kind, "id": record.id, "error": str(error)},
             )
             self._unwritten.add(record.id)
+            before = self._records.get(record.id)
             self._remember(record)
+            self._tell(before, record)
 
     def unwritten(self) -> tuple[str, ...]:
         """Return the IDs of the records that ``put_end`` could only show."""
@@ -150,6 +159,11 @@ class Table(Generic[R]):
             del self._ids[bisect_left(self._ids, record_id)]
             if self._names.get(self._name_of(record)) == record_id:
                 del self._names[self._name_of(record)]
+            self._tell(record, None)
+
+    def _tell(self, before: R | None, now: R | None) -> None:
+        for changed in self._watchers:
+            changed(before, now)
 
     def _file(self, record_id: str) -> Path:
         return self._directory / (record_id + SUFFIX)

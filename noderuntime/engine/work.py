@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from noderuntime.engine.journal import Intent
@@ -12,17 +12,19 @@ if TYPE_CHECKING:
     from noderuntime.engine.handlers import Handler
     from noderuntime.engine.node import Node
     from noderuntime.engine.state import ContainerRecord, SandboxRecord
+    from noderuntime.host.pids import ProcessIdentity
     from noderuntime.images.ports import Image, Snapshot
     from noderuntime.policy.model import SandboxGrant
 
 
 @dataclass(slots=True, kw_only=True)
 class SandboxWork:
-    """A sandbox in the making or going. ``record`` grows; ``grant`` is there only while making."""
+    """A sandbox in the making or going. ``record`` grows; the rest is there only while making."""
 
     node: Node
     record: SandboxRecord
     grant: SandboxGrant | None = None
+    init: ProcessIdentity | None = None
 
     def intent(self, verb: str) -> Intent:
         """Return what a restart needs."""
@@ -39,6 +41,7 @@ class ContainerWork:
     handler: Handler | None = None
     image: Image | None = None
     snapshot: Snapshot | None = None
+    image_volumes: dict[str, str] = field(default_factory=dict[str, str])  # key -> path
     started_pid: int = 0
     until_ns: int = (
         0  # end of a stop's grace, since the epoch: a restart goes on with the rest of it

@@ -7,23 +7,29 @@ process object is passed as a memory file: nothing is left on disk.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
-import signal
 import subprocess
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from noderuntime.errors import DeadlineExceededError, HostError
-from noderuntime.host import oom, pids, pipes
+from noderuntime.host import oom, pipes
+from noderuntime.host.exec_end import kill_tree, sweep
+from noderuntime.host.exec_log import ExecLog
 from noderuntime.host.ports import ExecRequest, ExecResult, OciRuntime
 from noderuntime.host.process import Child, Streams, nonblocking_pipe, spawn
 from noderuntime.host.syscalls import host_error
 from noderuntime.host.terminal import LARGEST, ExecCommand, Terminal, open_terminal
-from noderuntime.host.threads import in_pool
 
 OUTPUT_LIMIT_BYTES: Final = 16 * 1024 * 1024
+PIPE_BYTES: Final = (
+    256 * 1024
+)  # four reads for one wakeup; the kernel takes it only as it is filled
+STDOUT: Final = 2
+STDERR: Final = 3
 DRAIN_S: Final = 1.0  # output of what the process left behind is awaited that long after its end
 
 
@@ -35,13 +41,15 @@ class RuntimeExecStream:
         child: Child,
         outputs: Sequence[tuple[int, pipes.Owned]],
         stdin: pipes.Owned | None,
+        log: ExecLog,
         *,
         terminal: Terminal | None = None,
     ) -> None:
-        """``outputs``: what is read, and as which stream it is given on."""
+        """``outputs``: what is read, and as which stream it is given on. Owns ``log``."""
         self._child = child
         self._outputs = tuple(outputs)
         self._stdin = stdin
+        self._log = log
         self._terminal = terminal
         self._is_stdin_open = stdin is not None
         self._drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -69,7 +77,9 @@ class RuntimeExecStream:
                     live.remove(item)
                 elif data is not None:
                     got = True
-                    yield number, data
+                    # What the runtime says of its own failure comes with ``wait``.
+                    if not (number == STDERR and self._log.failure()):
+                        yield number, data
             if live and not got:
                 if self._drained.done():
                     return
@@ -109,8 +119,11 @@ class RuntimeExecStream:
             self._terminal.resize(self._child, width, height)
 
     async def wait(self) -> int:
-        """Wait for the process and return its exit code."""
-        return await self._child.wait()
+        """Wait for the process and return its exit code; HostError when it was not started."""
+        code = await self._child.wait()
+        if code and (failure := self._log.failure()):
+            raise HostError(failure)
+        return code
 
     async def close(self) -> None:
         """Kill what is left and let go; again is nothing."""
@@ -119,18 +132,7 @@ class RuntimeExecStream:
         finally:
             for owned in (*(o for _, o in self._outputs), *((self._stdin,) if self._stdin else ())):
                 owned.close()
-
-
-async def kill_tree(child: Child) -> None:
-    """SIGKILL the process inside with what it started, then the runtime; wait for its end."""
-    if child.exit_code is not None:
-        return
-    child.signal(signal.SIGSTOP)  # so that its children keep their parent while they are looked for
-    try:
-        pids.kill(await in_pool(pids.tree, child.pid))
-    finally:
-        child.signal(signal.SIGKILL)
-        await child.wait()
+            self._log.close()
 
 
 class RuntimeExec:
@@ -141,21 +143,26 @@ class RuntimeExec:
         with ExitStack() as ours, ExitStack() as theirs:
             process = _process_file(request)
             theirs.callback(os.close, process)
+            log = ExecLog()
+            ours.callback(log.close)
             command = ExecCommand(
-                prefix=(str(runtime.binary), *runtime.global_arguments(), "exec"),
+                prefix=(
+                    str(runtime.binary), *runtime.global_arguments(), *log.arguments(), "exec",
+                ),
                 suffix=(f"--process=/proc/self/fd/{process}", request.container_id),
-                pass_fds=(process,),
-            )
+                pass_fds=(process, log.descriptor),
+            )  # fmt: skip
             if not request.terminal:
-                return _open_pipes(command, request, ours, theirs)
-            child, terminal, outputs = await open_terminal(command, runtime)
+                return _open_pipes(command, request, log, ours, theirs)
+            child, terminal, outputs = await open_terminal(command, runtime, log)
+            ours.pop_all()
         stdin = terminal.owned if request.stdin else None
-        return RuntimeExecStream(child, outputs, stdin, terminal=terminal)
+        return RuntimeExecStream(child, outputs, stdin, log, terminal=terminal)
 
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
         """Run to the end; past ``timeout_s`` (0 = none) it is killed: DeadlineExceededError."""
         stream = await self.open(runtime, request)
-        outputs = {2: bytearray(), 3: bytearray()}
+        outputs = {STDOUT: bytearray(), STDERR: bytearray()}
         try:
             async with asyncio.timeout(timeout_s or None):
                 async for number, data in stream:
@@ -168,7 +175,13 @@ class RuntimeExec:
             ) from error
         finally:
             await stream.close()
-        return ExecResult(stdout=bytes(outputs[2]), stderr=bytes(outputs[3]), exit_code=code)
+        return ExecResult(
+            stdout=bytes(outputs[STDOUT]), stderr=bytes(outputs[STDERR]), exit_code=code
+        )
+
+    async def sweep(self, runtime: OciRuntime) -> None:
+        """Kill the execs that an earlier run of ours left behind; nobody holds their streams."""
+        await sweep(runtime)
 
 
 def _process_file(request: ExecRequest) -> int:
@@ -180,10 +193,12 @@ def _process_file(request: ExecRequest) -> int:
 
 
 def _open_pipes(
-    command: ExecCommand, request: ExecRequest, ours: ExitStack, theirs: ExitStack
+    command: ExecCommand, request: ExecRequest, log: ExecLog, ours: ExitStack, theirs: ExitStack
 ) -> RuntimeExecStream:
     def pipe(our_end: int) -> tuple[int, int]:
         ends = nonblocking_pipe(ours=our_end)
+        with suppress(OSError):  # a bound of the machine's is no reason to fail
+            fcntl.fcntl(ends[0], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         ours.callback(os.close, ends[our_end])
         theirs.callback(os.close, ends[1 - our_end])
         return ends[our_end], ends[1 - our_end]
@@ -194,6 +209,6 @@ def _open_pipes(
     streams = Streams(stdin=stdin_r, stdout=stdout_w, stderr=stderr_w, pass_fds=command.pass_fds)
     child = spawn((*command.prefix, *command.suffix), streams)
     ours.pop_all()
-    outputs = ((2, pipes.Owned(stdout_r)), (3, pipes.Owned(stderr_r)))
+    outputs = ((STDOUT, pipes.Owned(stdout_r)), (STDERR, pipes.Owned(stderr_r)))
     stdin = pipes.Owned(stdin_w) if stdin_w is not None else None
-    return RuntimeExecStream(child, outputs, stdin)
+    return RuntimeExecStream(child, outputs, stdin, log)

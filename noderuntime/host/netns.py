@@ -1,7 +1,9 @@
 """Namespaces without a process: made in a thread that dies after, held by bind mounts.
 
 Nothing is spawned. A namespace lives as long as its pin; a pin is a bind mount of the thread's own
-``/proc/thread-self/ns/X`` on a file. namespaces(7), netdevice(7), ipc_namespaces(7).
+``/proc/thread-self/ns/X`` on a file. Those of a first process (see ``init``) are entered instead of
+made; the pin of a PID namespace names it, but does not keep it alive.
+namespaces(7), netdevice(7), ipc_namespaces(7), pid_namespaces(7).
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from noderuntime.errors import HostError, InvalidArgumentError
-from noderuntime.host import syscalls
+from noderuntime.errors import FailedPreconditionError, HostError, InvalidArgumentError
+from noderuntime.host import pids, syscalls
 from noderuntime.host.mountinfo import is_mount_point
 from noderuntime.host.ports import NamespaceRequest
 from noderuntime.host.threads import in_own_thread, in_pool
@@ -26,6 +28,7 @@ _KINDS: Final = {
     "ipc": syscalls.CLONE_NEWIPC,
     "uts": syscalls.CLONE_NEWUTS,
 }
+_PINS: Final = (*_KINDS, "pid", "user")
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
@@ -53,6 +56,10 @@ class KernelNamespaces:
     async def remove(self, directory: Path) -> None:
         """Unpin; the kernel takes a network namespace down on its own time."""
         await in_pool(_remove, directory)
+
+    async def pin_pid(self, pid: int, member_of: str, target: Path) -> None:
+        """Pin a process' PID namespace. Raises FailedPreconditionError, HostError."""
+        await in_pool(_pin_pid, pid, member_of, target)
 
 
 def sysctl_path(name: str, request: NamespaceRequest) -> Path:
@@ -89,23 +96,10 @@ def _create(directory: Path, request: NamespaceRequest) -> None:
     kinds = [kind for kind, is_wanted in wanted.items() if is_wanted]
     _remove(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    if not kinds:
+    if not kinds and not _of_init(request):
         return
-    flags = 0
-    for kind in kinds:
-        flags |= _KINDS[kind]
     try:
-        syscalls.unshare(flags)
-        if request.network:
-            _loopback_up()
-        if request.uts and request.hostname:
-            socket.sethostname(request.hostname)
-        for name, value in request.sysctls.items():
-            _write_sysctl(sysctl_path(name, request), name, value)
-        for kind in kinds:
-            target = directory / kind
-            target.touch(mode=0o444)
-            syscalls.mount(f"/proc/thread-self/ns/{kind}", target, flags=syscalls.MS_BIND)
+        _fill(directory, request, kinds)
     except BaseException as error:
         try:
             _remove(directory)
@@ -113,6 +107,68 @@ def _create(directory: Path, request: NamespaceRequest) -> None:
             error.add_note(f"and while cleaning up: {cleanup}")
         if isinstance(error, OSError):
             raise syscalls.host_error("making the pod's namespaces", error.errno or 0) from error
+        raise
+
+
+def _fill(directory: Path, request: NamespaceRequest, kinds: list[str]) -> None:
+    """Enter the namespaces, set them up, pin them."""
+    _enter(kinds, request.init)
+    if request.network:
+        _loopback_up()
+    if request.uts and request.hostname:
+        socket.sethostname(request.hostname)
+    for name, value in request.sysctls.items():
+        _write_sysctl(sysctl_path(name, request), name, value)
+    for kind in kinds:
+        _pin(f"/proc/thread-self/ns/{kind}", directory / kind)
+    if request.init is not None:
+        for kind in _of_init(request):
+            _pin(f"/proc/{request.init.pid}/ns/{kind}", directory / kind)
+        _require_running(request.init)  # so the number was its own all the time
+
+
+def _of_init(request: NamespaceRequest) -> list[str]:
+    """Return the kinds that no thread of a program with threads could enter."""
+    wanted = {"pid": request.pid, "user": request.user}
+    return [kind for kind, is_wanted in wanted.items() if is_wanted]
+
+
+def _enter(kinds: list[str], init: pids.ProcessIdentity | None) -> None:
+    """Move this thread into namespaces of its own, or into those of ``init``."""
+    if init is None:
+        flags = 0
+        for kind in kinds:
+            flags |= _KINDS[kind]
+        syscalls.unshare(flags)
+        return
+    for kind in kinds:
+        syscalls.setns(Path(f"/proc/{init.pid}/ns/{kind}"), _KINDS[kind])
+    _require_running(init)
+
+
+def _require_running(process: pids.ProcessIdentity) -> None:
+    if pids.identify(process.pid) != process:
+        raise FailedPreconditionError(f"process {process.pid} has ended")
+
+
+def _pin(source: str, target: Path) -> None:
+    target.touch(mode=0o444)
+    syscalls.mount(source, target, flags=syscalls.MS_BIND)
+
+
+def _pin_pid(pid: int, member_of: str, target: Path) -> None:
+    process = pids.identify(pid)
+    try:
+        groups = Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        groups = ""
+    if process is None or member_of not in groups:
+        raise FailedPreconditionError(f"container {member_of} has no process {pid} any more")
+    _pin(f"/proc/{process.pid}/ns/pid", target)
+    try:
+        _require_running(process)
+    except BaseException:
+        syscalls.umount(target, syscalls.MNT_DETACH)
         raise
 
 
@@ -136,7 +192,7 @@ def _write_sysctl(path: Path, name: str, value: str) -> None:
 
 
 def _remove(directory: Path) -> None:
-    for kind in _KINDS:
+    for kind in _PINS:
         target = directory / kind
         with suppress(FileNotFoundError):
             while is_mount_point(target):

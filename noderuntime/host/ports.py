@@ -14,22 +14,32 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from noderuntime.host.pids import ProcessIdentity
+from noderuntime.host.readings import CgroupMetrics
 from noderuntime.policy.model import Resources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceRequest:
-    """Which namespaces a sandbox gets of its own, and what is set inside them."""
+    """Which namespaces a sandbox gets of its own, and what is set inside them.
+
+    With ``init`` they are that process' own: nothing is made, all are entered and pinned. Only then
+    there can be a PID namespace, which lives no longer than its first process, and a user namespace,
+    which then owns the others.
+    """
 
     network: bool
     ipc: bool
     uts: bool
+    pid: bool = False
+    user: bool = False
+    init: ProcessIdentity | None = None
     hostname: str = ""
     sysctls: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Namespaces(Protocol):
-    """Namespaces without a process, bind-mounted on ``DIRECTORY/{net,ipc,uts}``. namespaces(7)."""
+    """Namespaces, bind-mounted on ``DIRECTORY/{net,ipc,uts,pid,user}``. namespaces(7)."""
 
     async def prepare(self, root: Path) -> None:
         """Make ``root`` a private mount of its own (once), so that pins do not propagate."""
@@ -40,19 +50,96 @@ class Namespaces(Protocol):
         ...
 
     async def remove(self, directory: Path) -> None:
-        """Unpin and remove whatever of net, ipc and uts is in ``directory``."""
+        """Unpin and remove whatever of net, ipc, uts, pid and user is in ``directory``."""
         ...
+
+    async def pin_pid(self, pid: int, member_of: str, target: Path) -> None:
+        """Pin the PID namespace of a running process on the file ``target``.
+
+        Raises FailedPreconditionError where the process is gone, or is not of the container
+        ``member_of``, whose ID is in the name of its cgroup. Unpinned by ``Mounts.unmount``.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitRequest:
+    """The first process of a sandbox: an OCI container named as the sandbox, without a monitor.
+
+    ``directory`` is its bundle and made here, with ``config`` as config.json and a root that holds
+    nothing but the program ``/init``.
+    """
+
+    sandbox_id: str
+    directory: Path
+    config: Mapping[str, object]
+
+
+class Inits(Protocol):
+    """First processes of the namespaces that need one; each outlives the runtime."""
+
+    async def start(self, runtime: OciRuntime, request: InitRequest) -> ProcessIdentity:
+        """Start it; whatever was there is replaced. On error ``remove`` takes away what is left."""
+        ...
+
+    async def find(self, directory: Path) -> ProcessIdentity | None:
+        """Return the process; None when there is none, or it has ended."""
+        ...
+
+    async def remove(self, runtime: OciRuntime, sandbox_id: str, directory: Path) -> None:
+        """Kill it, forget it, remove its bundle. Its cgroup is left to ``Cgroups.remove``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountFeatures:
+    """What this kernel can do with mounts."""
+
+    recursive_readonly: bool  # OCI's option ``rro``, which crun and runc both know
+    idmapped: bool  # also below an overlay: what user namespaces need
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owners:
+    """A user namespace by its pin, and which IDs of the node its root has."""
+
+    userns: Path
+    uid: int
+    gid: int
 
 
 class Mounts(Protocol):
     """Mounts that outlive a call. mount(2), umount2(2)."""
 
+    def features(self) -> MountFeatures:
+        """Return what the kernel can do."""
+        ...
+
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         """Mount a tmpfs (nosuid, nodev, noexec) on ``target``, which is made if missing."""
         ...
 
-    async def overlay(self, lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
-        """Mount an overlay; ``lowers`` are topmost first, up to 127 of them."""
+    async def overlay(
+        self,
+        lowers: Sequence[Path],
+        upper: Path,
+        work: Path,
+        target: Path,
+        owners: Owners | None = None,
+    ) -> None:
+        """Mount an overlay; ``lowers`` are topmost first, up to 127 of them.
+
+        With ``owners`` the files of the lowers belong to that user namespace, and so does ``upper``,
+        which is given to it here.
+        """
+        ...
+
+    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+        """Mount ``source``, with all that is mounted below it, on ``target`` as well.
+
+        ``target`` is made, as a folder or a file. With ``userns`` owners are mapped by it. Returns
+        the mount points below ``target``, each after those above it.
+        """
         ...
 
     async def unmount(self, target: Path) -> None:
@@ -102,6 +189,14 @@ class Cgroups(Protocol):
 
     async def kill(self, oci_path: str) -> None:
         """SIGKILL every process in the container's cgroup; none is success."""
+        ...
+
+    async def metrics(self, oci_path: str) -> CgroupMetrics:
+        """Read everything of the container's cgroup; raises NotFoundError when it is gone."""
+        ...
+
+    async def pod_metrics(self, parent: str) -> CgroupMetrics:
+        """Read everything of the kubelet's Pod cgroup; raises NotFoundError when it is gone."""
         ...
 
     async def remove(self, oci_path: str) -> None:
@@ -196,7 +291,10 @@ class ExecStream(AttachStream, Protocol):
     """An exec's streams, which also has an end of its own."""
 
     async def wait(self) -> int:
-        """Wait for the process and return its exit code (128+N for signal N)."""
+        """Wait for the process and return its exit code (128+N for signal N).
+
+        Raises HostError when it was not started: there is no such program, or it may not be run.
+        """
         ...
 
 
@@ -262,6 +360,10 @@ class Exec(Protocol):
         """Start it; ``close`` kills what is left of it."""
         ...
 
+    async def sweep(self, runtime: OciRuntime) -> None:
+        """End the execs that an earlier run of ours left behind."""
+        ...
+
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
         """Run it to its end. Past ``timeout_s`` (0 = none) it is killed: DeadlineExceededError."""
         ...
@@ -286,3 +388,7 @@ class NetworkUsage:
     rx_errors: int
     tx_bytes: int
     tx_errors: int
+    rx_packets: int = 0
+    rx_dropped: int = 0
+    tx_packets: int = 0
+    tx_dropped: int = 0

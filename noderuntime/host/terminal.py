@@ -22,6 +22,8 @@ from typing import Final
 
 from noderuntime.errors import DeadlineExceededError, HostError
 from noderuntime.host import pipes
+from noderuntime.host.exec_end import kill_tree
+from noderuntime.host.exec_log import ExecLog
 from noderuntime.host.oci_runtime import clean_message
 from noderuntime.host.ports import OciRuntime
 from noderuntime.host.process import Child, Streams, nonblocking_pipe, spawn
@@ -60,11 +62,11 @@ class Terminal:
 Opened = tuple[Child, Terminal, tuple[tuple[int, pipes.Owned], ...]]
 
 
-async def open_terminal(command: ExecCommand, runtime: OciRuntime) -> Opened:
+async def open_terminal(command: ExecCommand, runtime: OciRuntime, log: ExecLog) -> Opened:
     """Start the exec; returns it, its terminal and what is to be read. Raises HostError."""
     if runtime.binary.name.startswith("runc"):
         return _relayed(command)
-    return await _received(command, runtime.root.parent)
+    return await _received(command, runtime.root.parent, log)
 
 
 def _relayed(command: ExecCommand) -> Opened:
@@ -82,7 +84,7 @@ def _relayed(command: ExecCommand) -> Opened:
     return child, Terminal(owned=owned, is_relayed=True), ((2, owned),)
 
 
-async def _received(command: ExecCommand, directory: Path) -> Opened:
+async def _received(command: ExecCommand, directory: Path, log: ExecLog) -> Opened:
     with ExitStack() as stack, ExitStack() as kept:
         listener, address, folder = _listen(directory, stack)
         errors_r, errors_w = nonblocking_pipe(ours=0)
@@ -98,14 +100,16 @@ async def _received(command: ExecCommand, directory: Path) -> Opened:
             async with asyncio.timeout(_ACCEPT_TIMEOUT_S):
                 master = await _accept(listener, child)
         except BaseException as error:
-            child.signal(signal.SIGKILL)
-            await child.wait()
+            await kill_tree(child)
             if isinstance(error, TimeoutError):
                 raise DeadlineExceededError("the OCI runtime gave no terminal in time") from error
             raise
         if master is None:
+            await child.wait()  # who hears of its end hears the reason
             said = clean_message((pipes.read_now(errors_r) or b"").decode(errors="replace"))
-            raise HostError(f"exec failed: {said or 'the OCI runtime gave no terminal'}")
+            raise HostError(
+                log.failure() or f"exec failed: {said or 'the OCI runtime gave no terminal'}"
+            )
         kept.pop_all()
     owned = pipes.Owned(master)
     # What the runtime itself says belongs on the terminal: a session with one has no stderr.

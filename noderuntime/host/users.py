@@ -31,12 +31,14 @@ def resolve_user(
     *,
     group: int | None = None,
     supplemental: Sequence[int] = (),
+    strict: bool = False,
 ) -> ResolvedUser:
     """Resolve ``user[:group]`` (names or numbers; "" is root) in ``rootfs``.
 
     ``group`` (runAsGroup) wins over the specification's. The groups that list the user's name are
-    added to ``supplemental``. Raises InvalidArgumentError for a user or group that is not there or
-    out of range, HostError when the image's file is not one that can be read.
+    added to ``supplemental``, unless ``strict`` (supplementalGroupsPolicy). Raises
+    InvalidArgumentError for a user or group that is not there or out of range, HostError when the
+    image's file is not one that can be read.
     """
     user, _, group_spec = spec.partition(":")
     if ":" in group_spec:
@@ -47,7 +49,7 @@ def resolve_user(
     elif group_spec:
         gid = _group(rootfs, group_spec)
     groups = [gid, *(_in_range(g, "supplemental group") for g in supplemental)]
-    if name:
+    if name and not strict:
         groups += [g for _, g, members in _groups(rootfs) if name in members]
     return ResolvedUser(uid=uid, gid=gid, additional_gids=tuple(dict.fromkeys(groups)))
 

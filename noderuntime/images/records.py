@@ -93,9 +93,10 @@ class Records:
         """Read all; set torn ones aside, drop those that are not whole, and double names."""
         self._records.clear()
         for path in self._folder.iterdir():
-            if path.suffix != ".json":  # set aside, or half written
-                if path.name.startswith(".new-"):
-                    _try(path.unlink)
+            if path.name.startswith(".new-"):  # half written
+                _try(path.unlink)
+                continue
+            if path.suffix != ".json":  # set aside before
                 continue
             record = _read(path)
             if record is None or path != self._path(record.id):

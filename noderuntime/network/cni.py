@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 import json
 import logging
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -245,9 +246,18 @@ class CniNetwork:
                 "an attachment is corrupted and was set aside; its pod is taken off today's network",
                 extra={"file": str(file), "error": str(error)},
             )
-            with suppress(OSError):
-                file.replace(file.with_name(f"{file.name}.corrupt"))
+            _set_aside(file)
             return self._unknown()
+
+
+def _set_aside(file: Path) -> None:
+    """Keep a copy for who wants to know; the file itself stays until a DEL has succeeded."""
+    aside = file.with_name(f"{file.name}.corrupt")
+    with suppress(OSError):
+        if file.is_dir():
+            file.replace(aside)
+        else:
+            shutil.copyfile(file, aside)
 
 
 def _exists(path: str) -> bool:

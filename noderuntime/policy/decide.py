@@ -24,7 +24,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from noderuntime.errors import InvalidArgumentError
-from noderuntime.policy import capabilities, mounts, process, resources, sysctls, users
+from noderuntime.policy import (
+    capabilities,
+    mounts,
+    process,
+    resources,
+    seccomp_file,
+    sysctls,
+    users,
+)
 from noderuntime.policy.checks import CONTAINER_CHECKS, SANDBOX_CHECKS, judge_image
 from noderuntime.policy.denial import Denial, printable
 from noderuntime.policy.facts import ContainerFacts, SandboxFacts
@@ -49,7 +57,8 @@ _LONGEST_HOSTNAME = 64  # HOST_NAME_MAX of Linux
 
 def admit_sandbox(rules: HandlerRules | None, sandbox: SandboxConfig) -> SandboxGrant | Denial:
     """Decide about a Pod as a whole. Raises InvalidArgumentError for what is malformed."""
-    _require_supported("shareProcessNamespace", sandbox.namespaces)
+    _require_no_target(sandbox.namespaces)
+    _require_own_namespaces(sandbox.namespaces)
     _require_hostname(sandbox.hostname)
     sysctls.require_namespaced(sandbox)
     grant = SandboxGrant(sysctls=sysctls.normalised(sandbox.sysctls))
@@ -139,12 +148,9 @@ def _as_the_node_does(
     container: ContainerConfig, host: HostFacts, grant: ContainerGrant
 ) -> ContainerGrant:
     security = container.security
-    if security.seccomp.type is ProfileType.LOCALHOST:
-        # Reading the file is the engine's business; it comes with issue 6.
-        raise InvalidArgumentError(
-            f"containers[{container.name}].securityContext.seccompProfile.type: Localhost is not "
-            "served by this version; use RuntimeDefault"
-        )
+    from_file = None
+    if security.seccomp.type is ProfileType.LOCALHOST and not security.privileged:
+        from_file = seccomp_file.parse(security.seccomp.localhost_ref, host.seccomp_file)
     wants_filter = security.seccomp.type is ProfileType.RUNTIME_DEFAULT and not security.privileged
     return replace(
         grant,
@@ -152,6 +158,7 @@ def _as_the_node_does(
         masked_paths=grant.masked_paths and (security.masked_paths or DEFAULT_MASKED),
         readonly_paths=grant.readonly_paths and (security.readonly_paths or DEFAULT_READONLY),
         seccomp=SeccompRules() if wants_filter else None,
+        seccomp_document=from_file,
     )
 
 
@@ -182,25 +189,42 @@ def _changes(facts: ContainerFacts) -> Iterator[str]:
 
 
 def _require_sane(sandbox: SandboxConfig, container: ContainerConfig, image: ImageFacts) -> None:
-    _require_supported(
-        f"containers[{container.name}].targetContainerName", container.security.namespaces
-    )
     if container.security.privileged and not sandbox.privileged:
         raise InvalidArgumentError(
             f"containers[{container.name}].securityContext.privileged: "
             "its sandbox is not privileged"
         )
     users.require_in_range(container.name, image.user)
+    users.require_mapped(container.name, image.user, sandbox.namespaces.user)
+    _require_same_users(sandbox, container)
     capabilities.require_known(container.name, container.security)
     mounts.require_well_formed(container)
 
 
-def _require_supported(field: str, namespaces: Namespaces) -> None:
-    """Refuse shared PID namespaces, which come with issue 5."""
-    if namespaces.pid in (NamespaceMode.POD, NamespaceMode.TARGET):
+def _require_no_target(namespaces: Namespaces) -> None:
+    if namespaces.pid is NamespaceMode.TARGET or namespaces.target_id:
         raise InvalidArgumentError(
-            f"{field}: PID namespace mode {namespaces.pid.value} is not served by this version; "
-            "each container has its own"
+            "namespace_options.pid: TARGET is for a container; a sandbox has none to join"
+        )
+
+
+def _require_own_namespaces(namespaces: Namespaces) -> None:
+    """Refuse the node's namespaces to a user namespace, which has no rights there."""
+    modes = (namespaces.network, namespaces.ipc, namespaces.pid)
+    if namespaces.user is not None and NamespaceMode.NODE in modes:
+        raise InvalidArgumentError(
+            "hostUsers: false needs the pod's own network, IPC and PID namespaces; remove "
+            "hostNetwork, hostIPC and hostPID"
+        )
+
+
+def _require_same_users(sandbox: SandboxConfig, container: ContainerConfig) -> None:
+    users_of_pod = sandbox.namespaces.user
+    asked = (container.security.namespaces.user, *(mount.idmap for mount in container.mounts))
+    if any(one is not None and one != users_of_pod for one in asked):
+        raise InvalidArgumentError(
+            f"containers[{container.name}]: its user namespace or the ID mappings of a mount are "
+            "not those of its sandbox"
         )
 
 

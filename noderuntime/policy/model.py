@@ -41,13 +41,31 @@ class Propagation(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdMapping:
+    """IDMapping: ``length`` IDs from ``container_id`` on are those of the node from ``host_id`` on."""
+
+    container_id: int
+    host_id: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserNamespace:
+    """UserNamespace of mode POD; both maps begin at the container's root."""
+
+    uids: IdMapping
+    gids: IdMapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Namespaces:
-    """NamespaceOption."""
+    """NamespaceOption; ``user`` None is the node's user namespace."""
 
     network: NamespaceMode = NamespaceMode.POD
     pid: NamespaceMode = NamespaceMode.CONTAINER
     ipc: NamespaceMode = NamespaceMode.POD
     target_id: str = ""
+    user: UserNamespace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,14 +148,25 @@ class SandboxConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """Mount of CRI. ``host_path`` is the kubelet's volume, a file of its, or a hostPath."""
+    """Mount of CRI. ``host_path`` is the kubelet's volume, a file of its, or a hostPath.
+
+    With ``image`` (an ID or a reference, as the kubelet resolved it) it is empty: then the image is
+    the volume, ``image_reference`` are the Pod's own words, and ``image_ref`` is the image's digest
+    as soon as it is mounted. ``options`` are of noexec, nodev, nosuid.
+    """
 
     container_path: str
-    host_path: str
+    host_path: str = ""
     readonly: bool = False
     recursive_readonly: bool = False
     propagation: Propagation = Propagation.PRIVATE
     selinux_relabel: bool = False
+    idmap: UserNamespace | None = None  # its files' owners are seen through these
+    options: tuple[str, ...] = ()
+    image: str = ""
+    image_reference: str = ""
+    image_sub_path: str = ""
+    image_ref: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +190,7 @@ class ContainerSecurity:
     run_as_username: str = ""
     run_as_group: int | None = None
     supplemental_groups: tuple[int, ...] = ()
+    supplemental_groups_strict: bool = False  # Strict: the image's group file adds none
     readonly_rootfs: bool = False
     no_new_privs: bool = False
     masked_paths: tuple[str, ...] = ()
@@ -233,11 +263,13 @@ class HostFacts:
     ``host_path`` to the path that is left when every symlink is followed. ``capabilities`` is what
     the node can give at all (``capabilities.of_status`` of /proc/self/status), without CAP_: a
     privileged container gets these, and to ask for one more would fail. None is all of Linux's.
+    ``seccomp_file`` is the text of the Localhost profile that the container asks for.
     """
 
     mountinfo: str = ""
     real_paths: Mapping[str, str] = field(default_factory=dict[str, str])
     capabilities: frozenset[str] | None = None
+    seccomp_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,7 +297,8 @@ class ContainerGrant:
     readonly_paths: tuple[str, ...]
     resources: Resources
     pids_limit: int | None = None
-    seccomp: SeccompRules | None = None  # None is unconfined
+    seccomp: SeccompRules | None = None  # None is unconfined, but for:
+    seccomp_document: Mapping[str, object] | None = None  # the Localhost profile, as OCI has it
     recursive_readonly: frozenset[str] = (
         frozenset()
     )  # container paths whose submounts too are read-only

@@ -7,6 +7,7 @@ from pathlib import Path
 from noderuntime.host import ports
 from noderuntime.host.cgroups import KernelCgroups
 from noderuntime.host.exec import RuntimeExec
+from noderuntime.host.init import OciInits
 from noderuntime.host.monitor import Conmon
 from noderuntime.host.mounts import KernelMounts
 from noderuntime.host.netns import KernelNamespaces
@@ -17,6 +18,7 @@ from noderuntime.network.ports import Network
 from tests.fakes.host import (
     FakeCgroups,
     FakeExec,
+    FakeInits,
     FakeMonitor,
     FakeMounts,
     FakeNamespaces,
@@ -30,6 +32,7 @@ from tests.fakes.network import FakeNetwork
 def test_fakes_and_real_ones_have_the_shape_of_the_protocols(tmp_path: Path) -> None:
     node = FakeNode()
     namespaces: tuple[ports.Namespaces, ...] = (KernelNamespaces(), FakeNamespaces(node))
+    inits: tuple[ports.Inits, ...] = (OciInits(), FakeInits(node))
     mounts: tuple[ports.Mounts, ...] = (KernelMounts(), FakeMounts(node))
     cgroups: tuple[ports.Cgroups, ...] = (KernelCgroups(), FakeCgroups(node))
     runtimes: tuple[ports.OciRuntime, ...] = (
@@ -43,4 +46,4 @@ def test_fakes_and_real_ones_have_the_shape_of_the_protocols(tmp_path: Path) -> 
     execs: tuple[ports.Exec, ...] = (RuntimeExec(), FakeExec(node))
     forwards: tuple[ports.PortForward, ...] = (NetnsPortForward(), FakePortForward(node))
     networks: tuple[Network, ...] = (CniNetwork(tmp_path, (), tmp_path / "net"), FakeNetwork())
-    assert all((namespaces, mounts, cgroups, runtimes, monitors, execs, forwards, networks))
+    assert all((namespaces, inits, mounts, cgroups, runtimes, monitors, execs, forwards, networks))

@@ -6,6 +6,8 @@ The world outlives an engine, as a kernel does, so a crash is a new engine on th
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from noderuntime.api.config import Config, HandlerConfig
 from noderuntime.engine.engine import Engine
 from noderuntime.engine.node import Faults, Parts
 from noderuntime.errors import HostError, ImageError, NotFoundError
+from noderuntime.host.pids import ProcessIdentity
 from noderuntime.host.ports import (
     AttachStream,
     CgroupDriver,
@@ -23,10 +26,14 @@ from noderuntime.host.ports import (
     ExecResult,
     ExecStream,
     Exit,
+    InitRequest,
     MonitorRequest,
+    MountFeatures,
     NamespaceRequest,
     OciRuntime,
+    Owners,
 )
+from noderuntime.host.readings import CgroupMetrics
 from noderuntime.images.ports import Credentials, FsUsage, Image, Snapshot
 from noderuntime.network.ports import Attachment
 from noderuntime.policy.model import (
@@ -112,13 +119,43 @@ class FakeNamespaces:
     async def create(self, directory: Path, request: NamespaceRequest) -> None:
         self._world.call("namespaces.create")
         self._world.hostnames.append(request.hostname)
-        for name in ("net", "ipc", "uts"):
+        for name in ("net", "ipc", "uts", "pid", "user"):
             if getattr(request, name if name != "net" else "network"):
                 self._world.pins.add(str(directory / name))
+        if request.pid and request.init is None:
+            raise HostError("a PID namespace needs a first process")
 
     async def remove(self, directory: Path) -> None:
         self._world.call("namespaces.remove")
         self._world.pins = {p for p in self._world.pins if not p.startswith(str(directory))}
+
+    async def pin_pid(self, pid: int, member_of: str, target: Path) -> None:
+        self._world.call("namespaces.pin_pid")
+        self._world.mounts.add(str(target))
+
+
+class FakeInits:
+    """First processes are containers of the world without a monitor."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def start(self, runtime: OciRuntime, request: InitRequest) -> ProcessIdentity:
+        self._world.call("inits.start")
+        request.directory.mkdir()
+        (request.directory / "config.json").write_text(json.dumps(request.config))
+        self._world.processes[request.sandbox_id] = "running"
+        self._world.cgroups.add(f"/fake/{request.sandbox_id}")
+        return ProcessIdentity(pid=4_000_001, start_ticks=1)
+
+    async def find(self, directory: Path) -> ProcessIdentity | None:
+        is_there = directory.parent.name in self._world.processes
+        return ProcessIdentity(pid=4_000_001, start_ticks=1) if is_there else None
+
+    async def remove(self, runtime: OciRuntime, sandbox_id: str, directory: Path) -> None:
+        self._world.call("inits.remove")
+        self._world.processes.pop(sandbox_id, None)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 class FakeMounts:
@@ -127,17 +164,32 @@ class FakeMounts:
     def __init__(self, world: World) -> None:
         self._world = world
 
+    def features(self) -> MountFeatures:
+        return MountFeatures(recursive_readonly=True, idmapped=True)
+
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         self._world.call("mounts.tmpfs")
         self._world.mount(target)
 
-    async def overlay(self, lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
+    async def overlay(
+        self,
+        lowers: Sequence[Path],
+        upper: Path,
+        work: Path,
+        target: Path,
+        owners: Owners | None = None,
+    ) -> None:
         self._world.call("mounts.overlay")
         self._world.mount(target)
 
+    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+        self._world.call("mounts.clone")
+        self._world.mounts.add(str(target))
+        return (target / "below",)
+
     async def unmount(self, target: Path) -> None:
         self._world.call("mounts.unmount")
-        self._world.mounts.discard(str(target))
+        self._world.mounts = {m for m in self._world.mounts if not Path(m).is_relative_to(target)}
 
 
 class FakeCgroups:
@@ -165,6 +217,14 @@ class FakeCgroups:
         container_id = oci_path.rpartition("/")[2]
         if container_id in self._world.processes and SIGKILL not in self._world.ignored_signals:
             self._world.end(container_id, 128 + SIGKILL)
+
+    async def metrics(self, oci_path: str) -> CgroupMetrics:
+        if oci_path not in self._world.cgroups:
+            raise NotFoundError(f"cgroup {oci_path} is not there")
+        return CgroupMetrics(id=oci_path, threads=1)
+
+    async def pod_metrics(self, parent: str) -> CgroupMetrics:
+        return CgroupMetrics(id=parent, threads=2)
 
     async def remove(self, oci_path: str) -> None:
         self._world.call("cgroups.remove")
@@ -261,6 +321,9 @@ class FakeExec:
 
     async def open(self, runtime: OciRuntime, request: ExecRequest) -> ExecStream:
         raise HostError("no streams in a fake")
+
+    async def sweep(self, runtime: OciRuntime) -> None:
+        self._world.call("exec.sweep")
 
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
         self._world.call("exec.sync")
@@ -382,6 +445,7 @@ def new_engine(world: World, *, faults: Faults | None = None, boot_id: str = "bo
     parts = Parts(
         config=config_of(world),
         namespaces=FakeNamespaces(world),
+        inits=FakeInits(world),
         mounts=FakeMounts(world),
         cgroups=FakeCgroups(world),
         runtimes=lambda binary: FakeRuntime(world, binary),

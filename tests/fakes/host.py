@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from noderuntime.errors import DeadlineExceededError, HostError, NotFoundError
+from noderuntime.host.pids import ProcessIdentity
 from noderuntime.host.ports import (
     AttachStream,
     CgroupDriver,
@@ -23,10 +24,14 @@ from noderuntime.host.ports import (
     ExecResult,
     ExecStream,
     Exit,
+    InitRequest,
     MonitorRequest,
+    MountFeatures,
     NamespaceRequest,
     OciRuntime,
+    Owners,
 )
+from noderuntime.host.readings import CgroupMetrics
 from noderuntime.policy.model import Resources
 
 SIGKILL = 9
@@ -42,6 +47,7 @@ class FakeNode:
         default_factory=dict[str, Callable[[], Awaitable[None]]]
     )
     namespaces: dict[Path, NamespaceRequest] = field(default_factory=dict[Path, NamespaceRequest])
+    inits: dict[Path, str] = field(default_factory=dict[Path, str])
     mounts: dict[Path, str] = field(default_factory=dict[Path, str])
     cgroups: set[str] = field(default_factory=set[str])
     containers: dict[str, str] = field(default_factory=dict[str, str])
@@ -109,6 +115,37 @@ class FakeNamespaces:
         await self._node.at("namespaces.remove", str(directory))
         self._node.namespaces.pop(directory, None)
 
+    async def pin_pid(self, pid: int, member_of: str, target: Path) -> None:
+        await self._node.at("namespaces.pin_pid", f"{pid} of {member_of}")
+        self._node.mounts[target] = f"pid namespace of {pid}"
+
+
+class FakeInits:
+    """``Inits``: containers of the node that run without a monitor."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+
+    async def start(self, runtime: OciRuntime, request: InitRequest) -> ProcessIdentity:
+        del runtime
+        await self._node.at("inits.start", request.sandbox_id)
+        self._node.containers[request.sandbox_id] = "running"
+        self._node.inits[request.directory] = request.sandbox_id
+        return self._identity()
+
+    async def find(self, directory: Path) -> ProcessIdentity | None:
+        name = self._node.inits.get(directory, "")
+        return self._identity() if self._node.containers.get(name) == "running" else None
+
+    async def remove(self, runtime: OciRuntime, sandbox_id: str, directory: Path) -> None:
+        del runtime
+        await self._node.at("inits.remove", sandbox_id)
+        self._node.containers.pop(sandbox_id, None)
+        self._node.inits.pop(directory, None)
+
+    def _identity(self) -> ProcessIdentity:
+        return ProcessIdentity(pid=3999, start_ticks=1)
+
 
 class FakeMounts:
     """``Mounts``."""
@@ -116,15 +153,30 @@ class FakeMounts:
     def __init__(self, node: FakeNode) -> None:
         self._node = node
 
+    def features(self) -> MountFeatures:
+        return MountFeatures(recursive_readonly=True, idmapped=True)
+
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         await self._node.at("mounts.tmpfs", str(target))
         self._node.mounts[target] = f"tmpfs size={size_bytes} mode={mode:o}"
 
-    async def overlay(self, lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
+    async def overlay(
+        self,
+        lowers: Sequence[Path],
+        upper: Path,
+        work: Path,
+        target: Path,
+        owners: Owners | None = None,
+    ) -> None:
         await self._node.at("mounts.overlay", str(target))
         if not 1 <= len(lowers) <= 127:
             raise HostError(f"an overlay takes 1 to 127 layers and was given {len(lowers)}")
         self._node.mounts[target] = f"overlay {':'.join(map(str, lowers))} {upper} {work}"
+
+    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+        await self._node.at("mounts.clone", str(target))
+        self._node.mounts[target] = f"{source} by {userns}"
+        return ()
 
     async def unmount(self, target: Path) -> None:
         await self._node.at("mounts.unmount", str(target))
@@ -160,6 +212,14 @@ class FakeCgroups:
         container_id = oci_path.rpartition("/")[2]
         if self._node.containers.get(container_id) in {"created", "running"}:
             self._node.end(container_id, 128 + SIGKILL)
+
+    async def metrics(self, oci_path: str) -> CgroupMetrics:
+        reading = await self.stats(oci_path)
+        return CgroupMetrics(id=oci_path, threads=reading.pids)
+
+    async def pod_metrics(self, parent: str) -> CgroupMetrics:
+        reading = await self.pod_stats(parent)
+        return CgroupMetrics(id=parent, threads=reading.pids)
 
     async def remove(self, oci_path: str) -> None:
         await self._node.at("cgroups.remove", oci_path)
@@ -336,6 +396,9 @@ class FakeExec:
         stream = FakeStream(output, result.exit_code)
         self.streams.append(stream)
         return stream
+
+    async def sweep(self, runtime: OciRuntime) -> None:
+        await self._node.at("exec.sweep", str(runtime.root))
 
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
         del runtime

@@ -7,25 +7,41 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from noderuntime.api.config import CniConfig, Config, ImagesConfig
+from noderuntime.api.config import CniConfig, Config, HandlerConfig, ImagesConfig
 from noderuntime.cli.parts import parts_of
 from noderuntime.engine.engine import Engine
 from noderuntime.engine.node import Faults
 from noderuntime.host.cgroups import hierarchies
 from noderuntime.images.store import ImageStore
-from noderuntime.policy.model import ContainerConfig, PodIdentity, SandboxConfig
+from noderuntime.policy.model import (
+    ContainerConfig,
+    ContainerSecurity,
+    IdMapping,
+    Mount,
+    NamespaceMode,
+    Namespaces,
+    PodIdentity,
+    SandboxConfig,
+    UserNamespace,
+)
 
 IMAGE = "registry.example.com/busybox:1"
+RUNC = Path(shutil.which("runc") or "/usr/sbin/runc")
 BUSYBOX = Path("/usr/bin/busybox")
 SETTLE_S = 10.0
 # Within an image or a container: that is the container's, mount points made at its start too.
-INSIDE = re.compile(r"^state/images/|/rootfs/|^state/snapshots/[^/]+/[^/]+/")
+SHARED_PID = Namespaces(pid=NamespaceMode.POD)
+MAPPING = IdMapping(container_id=0, host_id=1_000_000, length=65536)
+USERS = UserNamespace(uids=MAPPING, gids=MAPPING)
+OWN_USERS = Namespaces(user=USERS)
+INSIDE = re.compile(r"^state/images/|/rootfs/|/volumes/|/mapped/|^state/snapshots/[^/]+/[^/]+/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +50,7 @@ class RealNode:
 
     root: Path
     token: str
+    namespaces: Namespaces = field(default_factory=Namespaces)
 
     @property
     def bridge(self) -> str:
@@ -51,13 +68,15 @@ class RealNode:
             run_dir=self.root / "run",
             revision=self.root / "current",
             cni=CniConfig(conf_dir=self.root / "cni", bin_dirs=(Path("/usr/lib/cni"),)),
+            handlers={"crun": HandlerConfig(), "runc": HandlerConfig(oci_runtime=RUNC)},
             images=ImagesConfig(hosts_dir=self.root / "certs.d"),
         )
 
     def engine(self, faults: Faults | None = None) -> Engine:
         """Return an engine on real parts; call it inside the event loop."""
         config = self.config
-        config.run_dir.mkdir(parents=True, exist_ok=True)
+        # runc makes its root at the first start, and leaves it.
+        (config.run_dir / "oci" / RUNC.name).mkdir(parents=True, exist_ok=True)
         return Engine(parts_of(config), faults=faults)
 
     def sandbox(self, attempt: int = 0) -> SandboxConfig:
@@ -67,6 +86,7 @@ class RealNode:
             hostname="web",
             log_directory=str(self.root / "logs"),
             cgroup_parent=self.cgroup_parent,
+            namespaces=self.namespaces,
         )
 
     def container(self, attempt: int = 0, script: str = "") -> ContainerConfig:
@@ -78,6 +98,8 @@ class RealNode:
             image=IMAGE,
             command=("/bin/busybox", "sh", "-c", script or loop, f"nr-engine-{self.token}"),
             log_path=f"app_{attempt}.log",
+            mounts=(Mount(container_path="/image", image=IMAGE, readonly=True),),
+            security=ContainerSecurity(namespaces=self.namespaces),
         )
 
     def prepare(self, subnet: str) -> None:

@@ -15,6 +15,7 @@ from noderuntime.errors import DeadlineExceededError, HostError
 from noderuntime.host import pids
 from noderuntime.host.netns import KernelNamespaces
 from noderuntime.host.netstat import network_usage
+from noderuntime.host.oci_runtime import OciCli
 from noderuntime.host.portforward import NetnsPortForward
 from noderuntime.host.ports import AttachStream, ExecRequest, NamespaceRequest
 from noderuntime.host.process import Streams, spawn
@@ -100,10 +101,63 @@ async def test_exec_ends_although_a_daemon_keeps_its_output(kit: Kit, container:
     assert running("98764")
 
 
-async def test_exec_of_an_unknown_program_says_so(kit: Kit, container: str) -> None:
-    result = await kit.exec.sync(kit.runtime, execution(kit, container, "/no/such"), 10)
-    assert result.exit_code != 0
-    assert b"/no/such" in result.stderr
+@pytest.mark.parametrize("program", ["nope", "/no/such", "/etc"])
+async def test_exec_of_what_is_no_program_is_an_error_and_no_exit_code(
+    kit: Kit, container: str, program: str
+) -> None:
+    with pytest.raises(HostError, match="^exec failed: unable to start container process: "):
+        await kit.exec.sync(kit.runtime, execution(kit, container, program), 10)
+    stream = await kit.exec.open(kit.runtime, execution(kit, container, program))
+    await read_all(stream)
+    with pytest.raises(HostError, match="exec failed"):
+        await stream.wait()
+    await stream.close()
+
+
+async def test_exec_of_an_unknown_program_has_the_words_of_other_runtimes(
+    kit: Kit, container: str
+) -> None:
+    with pytest.raises(HostError, match=r'exec: "nope": executable file not found in \$PATH$'):
+        await kit.exec.sync(kit.runtime, execution(kit, container, "nope"), 10)
+
+
+async def test_a_process_that_ends_with_255_is_no_failed_exec(kit: Kit, container: str) -> None:
+    request = execution(kit, container, "sh", "-c", "echo err >&2; exit 255")
+    result = await kit.exec.sync(kit.runtime, request, 10)
+    assert (result.stderr, result.exit_code) == (b"err\n", 255)
+
+
+def namespace(pid: int) -> str:
+    try:
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+async def test_exec_past_its_time_leaves_no_zombie(kit: Kit) -> None:
+    request = kit.bundle("sleep", "1000")
+    pid = await kit.run(request)
+    execution_ = execution(kit, request.container_id, "sleep", "98766")
+    with pytest.raises(DeadlineExceededError):
+        await kit.exec.sync(kit.runtime, execution_, 0.3)
+    inside = [s for s in pids.all_stats() if namespace(s.pid) == namespace(pid)]
+    assert [s.pid for s in inside] == [pid]
+
+
+async def test_a_sweep_ends_the_execs_of_an_earlier_run(kit: Kit, container: str) -> None:
+    stream = await kit.exec.open(kit.runtime, execution(kit, container, "sleep", "98767"))
+
+    async def up() -> bool | None:
+        return len(running("98767")) > 0 or None
+
+    await eventually(up)
+    await kit.exec.sweep(OciCli(kit.runtime.binary, kit.root / "other"))
+    assert running("98767")
+    await kit.exec.sweep(kit.runtime)
+    assert not running("98767")
+    assert await stream.wait() != 0
+    await stream.close()
+    assert await kit.runtime.state(container) == "running"
 
 
 async def test_exec_passes_stdin_and_its_end(kit: Kit, container: str) -> None:
@@ -157,15 +211,14 @@ async def test_exec_on_a_terminal_has_a_size_and_can_be_resized(kit: Kit, contai
 
 
 async def test_exec_on_a_terminal_of_an_unknown_program_says_so(kit: Kit, container: str) -> None:
-    request = execution(kit, container, "/no/such", terminal=True)
-    try:
+    request = execution(kit, container, "nope", terminal=True)
+    with pytest.raises(HostError, match=r'exec: "nope": executable file not found in \$PATH$'):
         stream = await kit.exec.open(kit.runtime, request)
-    except HostError as error:
-        assert "/no/such" in str(error)
-    else:
-        assert b"/no/such" in (await read_all(stream))[2]
-        assert await stream.wait() != 0
-        await stream.close()
+        try:
+            await read_all(stream)
+            await stream.wait()
+        finally:
+            await stream.close()
 
 
 async def test_a_closed_exec_kills_its_process(kit: Kit, container: str) -> None:

@@ -1,4 +1,4 @@
-"""What happens on a SPDY connection, as values."""
+"""What happens on a streaming connection, as values; the words are SPDY's."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ class Reset(IntEnum):
     STREAM_ALREADY_CLOSED = 9
 
 
-class SpdyError(Exception):
+class ProtocolError(Exception):
     """The peer broke the protocol so that the connection cannot go on."""
+
+
+class SpdyError(ProtocolError):
+    """It broke SPDY's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,4 +72,11 @@ class GoneAway:
     """GOAWAY: the peer opens no more streams."""
 
 
-Event = StreamOpened | StreamAccepted | DataReceived | StreamReset | WindowOpened | GoneAway
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The peer said that this is the end of the connection."""
+
+
+Event = (
+    StreamOpened | StreamAccepted | DataReceived | StreamReset | WindowOpened | GoneAway | Closed
+)

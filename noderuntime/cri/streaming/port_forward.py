@@ -1,7 +1,8 @@
-"""Port-forward over SPDY: a pair of streams, data and error, for each TCP connection.
+"""Port-forward: a pair of streams, data and error, for each TCP connection.
 
 Pairs find each other by ``requestid``; several are open at once. Each direction ends by itself:
-what the Pod closes is half-closed for the peer, and the other way round.
+what the Pod closes is half-closed for the peer, and the other way round. The channels of a
+WebSocket are one pair a port, there from the beginning; clients of today tunnel SPDY instead.
 Source: ``k8s.io/cri-streaming`` v0.37.2 ``portforward``, client-go ``tools/portforward``.
 """
 
@@ -13,6 +14,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from noderuntime.cri.streaming.channels import BASE64, BYTES, Channel
 from noderuntime.cri.streaming.events import Reset
 from noderuntime.cri.streaming.session import READ_BYTES, Session, Stream, StreamClosedError
 from noderuntime.errors import NodeRuntimeError
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 PROTOCOLS: Final = ("portforward.k8s.io",)
+TUNNEL_PROTOCOLS: Final = ("SPDY/3.1+portforward.k8s.io",)
+CHANNEL_PROTOCOLS: Final = (BYTES[0], BASE64[0])
+MAX_CHANNEL_PORTS: Final = 32  # base64 has the number as one ASCII character from "0" on
 MAX_PAIRS: Final = 256
 PAIR_S: Final = 30.0  # for the second stream of a pair to come
 MAX_REQUEST_ID: Final = 64
@@ -40,9 +45,23 @@ class _Pair:
 
 
 async def serve(session: Session, ticket: Forward, engine: Engine) -> None:
-    """Serve pairs until the session ends, which is by being cancelled."""
+    """Serve pairs until the session is cancelled, or the pairs of its channels have ended."""
     async with asyncio.TaskGroup() as group:
         await _Forwarder(session, ticket, engine, group).run()
+
+
+def channels(ticket: Forward) -> tuple[Channel, ...]:
+    """Return the channels of a WebSocket: data and error a port, each greeting with the port."""
+    return tuple(
+        Channel(
+            headers={"streamtype": kind, "port": str(port), "requestid": str(number)},
+            is_read=kind == "data",
+            is_written=True,
+            greeting=port.to_bytes(2, "little"),
+        )
+        for number, port in enumerate(ticket.ports)
+        for kind in ("data", "error")
+    )
 
 
 class _Forwarder:
@@ -57,8 +76,10 @@ class _Forwarder:
         self._running = 0
 
     async def run(self) -> None:
-        while True:
+        left = self._session.wire.fixed_streams
+        while left is None or left > 0:
             stream = await self._session.opened.get()
+            left = None if left is None else left - 1
             with contextlib.suppress(StreamClosedError):
                 await self._take(stream)
 

@@ -1,8 +1,8 @@
-"""Exec and attach over SPDY: streams error, stdin, stdout, stderr and resize, by ``streamtype``.
+"""Exec and attach: streams error, stdin, stdout, stderr and resize, by ``streamtype``.
 
 The exit code goes out on the error stream as metav1.Status in JSON (v4; v5 adds only what SPDY
-always had: a half-closed stdin). An exec whose peer vanishes is killed; the process of a
-container is not.
+always had: a half-closed stdin; before v4 it is a text, and only of a failure). An exec whose
+peer vanishes is killed; the process of a container is not.
 Source: ``k8s.io/cri-streaming`` v0.37.2 ``remotecommand``, KEP-4006.
 """
 
@@ -14,12 +14,13 @@ import json
 import logging
 from typing import TYPE_CHECKING, Final, TypeGuard, cast
 
+from noderuntime.cri.streaming.channels import BASE64, BYTES, V5, Channel
 from noderuntime.cri.streaming.events import Reset
 from noderuntime.cri.streaming.session import Session, Stream, StreamClosedError
 from noderuntime.errors import NodeRuntimeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from noderuntime.cri.streaming.tokens import RemoteCommand
     from noderuntime.engine.engine import Engine
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 PROTOCOLS: Final = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+CHANNEL_PROTOCOLS: Final = (V5, *BYTES, *BASE64)
 CREATE_S: Final = 30.0  # for the peer to open its streams
 DRAIN_S: Final = 2.0  # silence after the exit, when a child of the process keeps the output open
 MAX_RESIZE_BYTES: Final = 1024
 MAX_CELLS: Final = 65535  # struct winsize has unsigned shorts
 _STDOUT: Final = 2
+# The numbers of a WebSocket's channels, and whether the peer writes there.
+_CHANNELS: Final = {"stdin": True, "stdout": False, "stderr": False, "error": False, "resize": True}
 
 
 async def serve(session: Session, ticket: RemoteCommand, engine: Engine) -> None:
@@ -48,8 +52,29 @@ async def serve(session: Session, ticket: RemoteCommand, engine: Engine) -> None
         for name in ("stdout", "stderr"):
             if name in streams:
                 await streams[name].finish()
-        await streams["error"].write(json.dumps(status).encode())
+        await streams["error"].write(_encoded(status, is_plain=session.wire.has_plain_status))
         await streams["error"].finish()
+
+
+def channels(ticket: RemoteCommand) -> tuple[Channel, ...]:
+    """Return the channels of a WebSocket by number; the first that is written gets a greeting."""
+    wanted = _wanted(ticket)
+    hello = next(name for name in ("stdout", "stderr", "error") if name in wanted)
+    return tuple(
+        Channel(
+            headers={"streamtype": name} if name in wanted else None,
+            is_read=is_read,
+            is_written=not is_read,
+            greeting=b"" if name == hello else None,
+        )
+        for name, is_read in _CHANNELS.items()
+    )
+
+
+def _encoded(status: Mapping[str, object], *, is_plain: bool) -> bytes:
+    if not is_plain:
+        return json.dumps(status).encode()
+    return str(status.get("message", "")).encode()
 
 
 async def _command(
@@ -66,7 +91,7 @@ async def _command(
         return await _session(process, ticket, streams, process)
     except NodeRuntimeError as error:
         _log.info("streaming command failed", extra={"reason": error.reason})
-        return _failure(error.for_kubelet())
+        return _failure(ticket, error.for_kubelet())
 
 
 async def _session(
@@ -97,9 +122,22 @@ async def _session(
     except* NodeRuntimeError as problems:
         failure = str(problems.exceptions[0])
     finally:
-        # Shielded: the process must go even while this session is being cancelled.
-        await asyncio.shield(process.close())
-    return _failure(failure) if failure else _exited(code)
+        await _surely(process.close())
+    return _failure(ticket, failure) if failure else _exited(code)
+
+
+async def _surely(closing: Coroutine[object, object, None]) -> None:
+    """Wait to the end also while this session is cancelled, again and again: the process must go."""
+    task = asyncio.get_running_loop().create_task(closing)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 class _Output:
@@ -202,11 +240,13 @@ def _exited(code: int) -> dict[str, object]:
     }
 
 
-def _failure(text: str) -> dict[str, object]:
+def _failure(ticket: RemoteCommand, text: str) -> dict[str, object]:
+    """Say it with the words in front that the Go servers have: kubectl shows the whole."""
+    what = "attaching to container" if ticket.argv is None else "executing command in container"
     return {
         "metadata": {},
         "status": "Failure",
-        "message": text,
+        "message": f"Internal error occurred: error {what}: {text}",
         "reason": "InternalError",
         "code": 500,
     }

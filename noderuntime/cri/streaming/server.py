@@ -1,4 +1,4 @@
-"""The streaming server: a TCP socket, one HTTP/1.1 request a connection, then SPDY/3.1.
+"""The streaming server: a TCP socket, one HTTP/1.1 request a connection, then SPDY or WebSocket.
 
 Who connects proves itself by the token in the path and nothing else, so the address should be the
 loopback's: the kubelet is the client and comes from this machine. h11 reads the request; everything
@@ -21,12 +21,13 @@ from noderuntime.cri import boundary
 from noderuntime.cri.streaming import port_forward, remote_command
 from noderuntime.cri.streaming.session import Session, StreamClosedError
 from noderuntime.cri.streaming.tokens import Forward, Ticket, Tokens
+from noderuntime.cri.streaming.upgrade import Refused, Upgrade, kind_and_token, negotiate
 from noderuntime.engine.state import ContainerState, SandboxState
 from noderuntime.errors import ConfigError, NotFoundError
 from noderuntime.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from noderuntime.engine.engine import Engine
 
@@ -34,18 +35,8 @@ _log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 512
 REQUEST_S: Final = 10.0
+INPUT_BYTES: Final = 128 << 10  # the socket is not read while there is twice as much
 STOP_S: Final = 5.0
-_PROTOCOL_HEADER: Final = b"x-stream-protocol-version"
-_ACCEPTED_HEADER: Final = b"X-Accepted-Stream-Protocol-Versions"
-
-
-class _Refused(Exception):  # noqa: N818  # an answer, not an error
-    """The request gets this answer instead of an upgrade."""
-
-    def __init__(self, status: int, text: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        super().__init__(text)
-        self.status = status
-        self.headers = headers
 
 
 class StreamingServer:
@@ -62,7 +53,9 @@ class StreamingServer:
     async def start(self) -> None:
         """Listen. Raises ConfigError when the address cannot be had."""
         try:
-            self._server = await asyncio.start_server(self._serve, self._host, self._port)
+            self._server = await asyncio.start_server(
+                self._serve, self._host, self._port, limit=INPUT_BYTES
+            )
         except OSError as error:
             raise ConfigError(
                 f"streaming.address {self._host}:{self._port} cannot be had: {error.strerror}"
@@ -107,35 +100,26 @@ class StreamingServer:
         try:
             async with asyncio.timeout(REQUEST_S):
                 request = await _read_request(http, reader)
-            ticket, headers = self._admit(request)
-        except _Refused as refusal:
+            ticket, agreed = self._admit(request)
+            wire = agreed.wire(ticket)
+        except Refused as refusal:
             await _refuse(http, writer, refusal)
             return
-        answer = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching")
+        answer = h11.InformationalResponse(
+            status_code=101, headers=list(agreed.headers), reason=b"Switching Protocols"
+        )
         writer.write(http.send(answer) or b"")
         await writer.drain()
         early, _ = http.trailing_data
-        await self._session(Session(reader, writer), early, ticket)
+        await self._session(Session(reader, writer, wire), early, ticket)
 
-    def _admit(self, request: h11.Request) -> tuple[Ticket, list[tuple[bytes, bytes]]]:
-        headers = {bytes(name).lower(): bytes(value) for name, value in request.headers}
-        kind, _, token = request.target.decode("latin-1").lstrip("/").partition("/")
-        if request.method not in {b"GET", b"POST"}:
-            raise _Refused(405, "only GET and POST")
-        if kind not in {"exec", "attach", "portforward"}:
-            raise _Refused(404, "not found")
-        if b"spdy/3.1" not in headers.get(b"upgrade", b"").lower():
-            raise _Refused(400, "unable to upgrade: the request does not ask for SPDY/3.1")
-        served = port_forward.PROTOCOLS if kind == "portforward" else remote_command.PROTOCOLS
-        protocol = _negotiate(request, served)
-        ticket = self._tokens.redeem(kind, token.partition("?")[0])
+    def _admit(self, request: h11.Request) -> tuple[Ticket, Upgrade]:
+        kind, token = kind_and_token(request)
+        agreed = negotiate(request, kind)
+        ticket = self._tokens.redeem(kind, token)
         if ticket is None:
-            raise _Refused(404, "the URL is unknown, used already or older than a minute")
-        return ticket, [
-            (b"Connection", b"Upgrade"),
-            (b"Upgrade", b"SPDY/3.1"),
-            (b"X-Stream-Protocol-Version", protocol.encode()),
-        ]
+            raise Refused(404, "the URL is unknown, used already or older than a minute")
+        return ticket, agreed
 
     async def _session(self, session: Session, early: bytes, ticket: Ticket) -> None:
         if isinstance(ticket, Forward):
@@ -173,14 +157,14 @@ async def _read_request(http: h11.Connection, reader: asyncio.StreamReader) -> h
         elif isinstance(event, h11.Request):
             request = event
         elif isinstance(event, h11.Data):
-            raise _Refused(400, "the request has a body")
+            raise Refused(400, "the request has a body")
         elif isinstance(event, h11.EndOfMessage) and request is not None:
             return request
         else:
             raise TimeoutError  # closed before there was a request
 
 
-async def _refuse(http: h11.Connection, writer: asyncio.StreamWriter, refusal: _Refused) -> None:
+async def _refuse(http: h11.Connection, writer: asyncio.StreamWriter, refusal: Refused) -> None:
     body = f"{refusal}\n".encode()
     headers = [
         *refusal.headers,
@@ -199,21 +183,6 @@ async def _refuse(http: h11.Connection, writer: asyncio.StreamWriter, refusal: _
         await writer.drain()
         writer.close()
         await writer.wait_closed()
-
-
-def _negotiate(request: h11.Request, served: Sequence[str]) -> str:
-    """Return the first protocol of the client's that is served, as the Go servers choose."""
-    asked = [
-        word.strip()
-        for name, value in request.headers
-        if bytes(name).lower() == _PROTOCOL_HEADER
-        for word in bytes(value).decode("latin-1").split(",")
-    ]
-    for protocol in asked:
-        if protocol in served:
-            return protocol
-    accepted = [(_ACCEPTED_HEADER, protocol.encode()) for protocol in served]
-    raise _Refused(403, f"unable to negotiate a protocol: served are {', '.join(served)}", accepted)
 
 
 def _keep_alive(writer: asyncio.StreamWriter) -> None:

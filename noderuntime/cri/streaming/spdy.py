@@ -122,6 +122,21 @@ class Connection:
             Control.WINDOW_UPDATE: self._on_window_update,
         }
 
+    @property
+    def half_closes(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def fixed_streams(self) -> int | None:
+        """None: the peer opens them."""
+        return None
+
+    @property
+    def has_plain_status(self) -> bool:
+        """Never: only v4 and v5 are served."""
+        return False
+
     # -- what the peer sent
 
     def receive(self, data: bytes) -> list[Event]:
@@ -329,7 +344,7 @@ class Connection:
             room = min(room, self._session.credit - self._session.sent)
         return max(room, 0)
 
-    def send(self, stream_id: int, data: bytes, *, finished: bool = False) -> None:
+    def send(self, stream_id: int, data: bytes | memoryview, *, finished: bool = False) -> None:
         """Send at most ``sendable`` bytes; ``finished`` half-closes; nothing on an ended stream."""
         stream = self._streams.get(stream_id)
         if stream is None or not stream.local_open:
@@ -351,6 +366,12 @@ class Connection:
             if stream.unacknowledged >= UPDATE_AFTER:
                 self._control(Control.WINDOW_UPDATE, 0, _pair(stream_id, stream.unacknowledged))
                 stream.unacknowledged = 0
+
+    def keep_alive(self) -> None:
+        """SPDY has PING alone, which wants an answer: TCP's own has to do."""
+
+    def close(self) -> None:
+        """Nothing: ended streams say it all."""
 
     def _consumed_by_session(self, count: int) -> None:
         self._session.unacknowledged += count

@@ -44,7 +44,7 @@ class Forward:
     """Port-forward; no ports means every port (the kubelet names none)."""
 
     sandbox_id: str
-    ports: frozenset[int]
+    ports: tuple[int, ...]
 
     @property
     def kind(self) -> str:

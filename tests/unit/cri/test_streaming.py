@@ -8,65 +8,29 @@ import json
 import re
 import socket
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from noderuntime.cri.streaming import session as session_module
 from noderuntime.cri.streaming.server import StreamingServer
-from noderuntime.cri.streaming.tokens import Forward, RemoteCommand
+from noderuntime.cri.streaming.spdy import Connection
 from noderuntime.errors import ConfigError, HostError
-from noderuntime.policy.model import ContainerConfig, PodIdentity, SandboxConfig
 from tests.fakes.cri_engine import FakeEngine
 from tests.fakes.spdy_client import SpdyClient
+from tests.fakes.streaming_node import StreamingNode, eventually, serve_upper, streaming_node
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
 V4 = "v4.channel.k8s.io"
 FORWARDING = "portforward.k8s.io"
 
 
-class Node:
-    """A streaming server with one running container."""
-
-    def __init__(self, engine: FakeEngine, server: StreamingServer, ids: tuple[str, str]) -> None:
-        self.engine, self.server = engine, server
-        self.sandbox_id, self.container_id = ids
-
-    def command(self, *argv: str, tty: bool = False, stdin: bool = False) -> str:
-        return self.server.url(
-            RemoteCommand(
-                container_id=self.container_id,
-                argv=argv or None,
-                stdin=stdin,
-                stdout=True,
-                stderr=not tty,
-                tty=tty,
-            )
-        )
-
-    def forward(self, *ports: int) -> str:
-        return self.server.url(Forward(sandbox_id=self.sandbox_id, ports=frozenset(ports)))
-
-
 @pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    engine = FakeEngine()
-    sandbox_id = await engine.run_sandbox(
-        SandboxConfig(pod=PodIdentity(name="a", namespace="b", uid="c")), ""
-    )
-    container_id = await engine.create_container(
-        sandbox_id, ContainerConfig(name="app", image="app:1")
-    )
-    await engine.start_container(container_id)
-    server = StreamingServer(engine, "127.0.0.1:0")
-    await server.start()
-    try:
-        yield Node(engine, server, (sandbox_id, container_id))
-    finally:
-        await server.stop()
-        await _until(lambda: all(stream.closed for stream in engine.streams))
+async def node() -> AsyncIterator[StreamingNode]:
+    async with streaming_node() as one:
+        yield one
 
 
 async def run(url: str, *kinds: str, protocol: str = V4) -> tuple[SpdyClient, dict[str, int]]:
@@ -75,7 +39,7 @@ async def run(url: str, *kinds: str, protocol: str = V4) -> tuple[SpdyClient, di
     return client, {kind: await client.open(kind) for kind in ("error", *kinds)}
 
 
-async def test_exec_tells_outputs_and_exit_code(node: Node) -> None:
+async def test_exec_tells_outputs_and_exit_code(node: StreamingNode) -> None:
     url = node.command("sh", "-c", "echo out; echo err >&2; exit 7")
     client, ids = await run(url, "stdout", "stderr")
     await client.until(lambda: set(ids.values()) <= client.finished)
@@ -89,7 +53,7 @@ async def test_exec_tells_outputs_and_exit_code(node: Node) -> None:
 
 
 @pytest.mark.parametrize("protocol", [V4, f"v5.channel.k8s.io, {V4}"])
-async def test_a_half_closed_stdin_is_end_of_file(node: Node, protocol: str) -> None:
+async def test_a_half_closed_stdin_is_end_of_file(node: StreamingNode, protocol: str) -> None:
     url = node.command("cat", stdin=True)
     client, ids = await run(url, "stdin", "stdout", "stderr", protocol=protocol)
     assert protocol.partition(",")[0].encode() in client.head
@@ -100,7 +64,7 @@ async def test_a_half_closed_stdin_is_end_of_file(node: Node, protocol: str) -> 
     await client.close()
 
 
-async def test_a_peer_with_real_flow_control_gets_all_of_it(node: Node) -> None:
+async def test_a_peer_with_real_flow_control_gets_all_of_it(node: StreamingNode) -> None:
     url = node.command("head", "-c", "300000", "/dev/zero")
     client, ids = await run(url, "stdout", "stderr")
     client.keeps_rules = True
@@ -110,7 +74,7 @@ async def test_a_peer_with_real_flow_control_gets_all_of_it(node: Node) -> None:
 
 
 async def test_a_peer_that_vanishes_with_its_input_unread_is_noticed(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: StreamingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_module, "WATCH_S", 0.02)
     url = node.command("sleep", "600", stdin=True)
@@ -126,10 +90,10 @@ async def test_a_peer_that_vanishes_with_its_input_unread_is_noticed(
     connection = client.writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.writer.transport.abort()
-    await _until(lambda: node.engine.streams[0].closed)
+    await eventually(lambda: node.engine.streams[0].closed)
 
 
-async def test_a_terminal_is_resized_by_json_in_any_pieces(node: Node) -> None:
+async def test_a_terminal_is_resized_by_json_in_any_pieces(node: StreamingNode) -> None:
     url = node.command("sh", "-c", "read x; stty size", tty=True, stdin=True)
     client, ids = await run(url, "stdin", "stdout", "resize")
     await client.send(ids["resize"], b'{"Width":99999,"Height":1}[]{"Width":80,"He')
@@ -141,7 +105,7 @@ async def test_a_terminal_is_resized_by_json_in_any_pieces(node: Node) -> None:
     await client.close()
 
 
-async def test_a_resize_that_never_ends_is_reset(node: Node) -> None:
+async def test_a_resize_that_never_ends_is_reset(node: StreamingNode) -> None:
     url = node.command("sleep", "600", tty=True)
     client, ids = await run(url, "stdout", "resize")
     await client.send(ids["resize"], b'{"a": "' + b"x" * 2000)
@@ -149,42 +113,128 @@ async def test_a_resize_that_never_ends_is_reset(node: Node) -> None:
     await client.close()
 
 
-async def test_a_vanished_peer_ends_the_exec(node: Node) -> None:
+async def test_a_peer_that_reads_late_gets_all_that_was_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_module, "LINGER_S", 0.02)
+    monkeypatch.setattr(session_module, "DRAIN_POLL_S", 0.01)
+    data = bytes(12 << 20)  # more than the kernel holds of a connection
+
+    async def nothing() -> None:
+        pass
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+        await session_module.Session(reader, writer, Connection()).run(b"", nothing, lambda: False)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        served.set()
+
+    served = asyncio.Event()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    await asyncio.sleep(0.1)
+    assert await reader.read() == data
+    writer.close()
+    await writer.wait_closed()
+    await served.wait()
+    server.close()
+
+
+async def test_a_cancelled_session_closes_its_exec_before_it_ends(
+    node: StreamingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, _ = await run(node.command("sleep", "600"), "stdout", "stderr")
-    await _until(lambda: len(node.engine.streams) == 1)
+    await eventually(lambda: len(node.engine.streams) == 1)
+    stream = node.engine.streams[0]
+    close, closing, may_close = stream.close, asyncio.Event(), asyncio.Event()
+
+    async def slow_close() -> None:
+        closing.set()
+        await may_close.wait()
+        await close()
+
+    monkeypatch.setattr(stream, "close", slow_close)
+    client.writer.transport.abort()
+    await closing.wait()
+    stopping = asyncio.Task(node.server.stop())  # cancels what is being cancelled
+    await asyncio.sleep(0.02)
+    assert not stopping.done()
+    may_close.set()
+    await stopping
+    assert stream.closed
+
+
+async def test_a_silent_machine_is_gone_when_it_owes_an_answer() -> None:
+    info = bytearray(104)
+    info[0] = 1  # established
+    session = session_module.Session(
+        asyncio.StreamReader(), cast("asyncio.StreamWriter", FakeWriter(info)), Connection()
+    )
+    struct.pack_into("=I", info, 56, session_module.SILENT_MS + 1)
+    assert not session.is_peer_gone()  # idle: keep-alive sees to it
+    struct.pack_into("=I", info, 24, 1)  # unacknowledged
+    assert session.is_peer_gone()
+    struct.pack_into("=I", info, 56, session_module.SILENT_MS - 1)
+    assert not session.is_peer_gone()  # slow, but there
+    info[0] = 8  # the peer has closed
+    assert session.is_peer_gone()
+
+
+class FakeWriter:
+    """Has a socket that says this of its connection."""
+
+    def __init__(self, info: bytearray) -> None:
+        self._info = info
+
+    def get_extra_info(self, name: str) -> FakeWriter:
+        assert name == "socket"
+        return self
+
+    def fileno(self) -> int:
+        return 1
+
+    def getsockopt(self, *_: int) -> bytes:
+        return bytes(self._info)
+
+
+async def test_a_vanished_peer_ends_the_exec(node: StreamingNode) -> None:
+    client, _ = await run(node.command("sleep", "600"), "stdout", "stderr")
+    await eventually(lambda: len(node.engine.streams) == 1)
     await client.close()
-    await _until(lambda: node.engine.streams[0].closed)
+    await eventually(lambda: node.engine.streams[0].closed)
 
 
-async def test_a_peer_that_breaks_the_protocol_ends_the_exec(node: Node) -> None:
+async def test_a_peer_that_breaks_the_protocol_ends_the_exec(node: StreamingNode) -> None:
     client, _ = await run(node.command("sleep", "600"), "stdout", "stderr")
-    await _until(lambda: len(node.engine.streams) == 1)
+    await eventually(lambda: len(node.engine.streams) == 1)
     client.writer.write(b"\x80\x02\x00\x01\x00\x00\x00\x00")
-    await _until(lambda: node.engine.streams[0].closed)
+    await eventually(lambda: node.engine.streams[0].closed)
     await client.close()
 
 
 async def test_a_session_ends_with_its_container(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: StreamingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_module, "WATCH_S", 0.02)
     client, _ = await run(node.command("sleep", "600"), "stdout", "stderr")
-    await _until(lambda: len(node.engine.streams) == 1)
+    await eventually(lambda: len(node.engine.streams) == 1)
     node.engine.container_records.clear()
-    await _until(lambda: node.engine.streams[0].closed)
+    await eventually(lambda: node.engine.streams[0].closed)
     await client.close()
 
 
-async def test_stop_ends_every_session(node: Node) -> None:
+async def test_stop_ends_every_session(node: StreamingNode) -> None:
     client, _ = await run(node.command("sleep", "600"), "stdout", "stderr")
-    await _until(lambda: len(node.engine.streams) == 1)
+    await eventually(lambda: len(node.engine.streams) == 1)
     await node.server.stop()
     assert node.engine.streams[0].closed
     await client.close()
 
 
 async def test_a_failing_exec_says_why_on_the_error_stream(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: StreamingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object, **__: object) -> None:
         raise HostError("crun exec: no such file")
@@ -193,11 +243,14 @@ async def test_a_failing_exec_says_why_on_the_error_stream(
     client, ids = await run(node.command("nope"), "stdout", "stderr")
     await client.until(lambda: ids["error"] in client.finished)
     status = json.loads(client.data[ids["error"]])
-    assert (status["code"], status["message"]) == (500, "crun exec: no such file")
+    assert status["code"] == 500
+    assert status["message"] == (
+        "Internal error occurred: error executing command in container: crun exec: no such file"
+    )
     await client.close()
 
 
-async def test_streams_that_were_not_asked_for_are_refused(node: Node) -> None:
+async def test_streams_that_were_not_asked_for_are_refused(node: StreamingNode) -> None:
     client = await SpdyClient.connect(node.command("true"), V4)
     assert await client.open("stdin") in client.resets
     error = await client.open("error")
@@ -206,7 +259,7 @@ async def test_streams_that_were_not_asked_for_are_refused(node: Node) -> None:
     await client.close()
 
 
-async def test_attach_talks_to_the_containers_process(node: Node) -> None:
+async def test_attach_talks_to_the_containers_process(node: StreamingNode) -> None:
     node.engine.attach_argv = ("sh", "-c", "read x; echo got $x")
     client, ids = await run(node.command(stdin=True), "stdin", "stdout", "stderr")
     await client.send(ids["stdin"], b"it\n")
@@ -215,7 +268,7 @@ async def test_attach_talks_to_the_containers_process(node: Node) -> None:
     await client.close()
 
 
-async def test_a_url_works_once(node: Node) -> None:
+async def test_a_url_works_once(node: StreamingNode) -> None:
     url = node.command("true")
     first, _ = await run(url, "stdout", "stderr")
     again = await SpdyClient.connect(url, V4)
@@ -228,7 +281,7 @@ async def test_a_url_works_once(node: Node) -> None:
     ("change", "status"),
     [
         ({"protocol": "channel.k8s.io"}, 403),
-        ({"upgrade": "websocket"}, 400),
+        ({"upgrade": "h2c"}, 400),
         ({"method": "DELETE"}, 405),
         ({"path": "/exec/wrong"}, 404),
         ({"path": "/metrics"}, 404),
@@ -236,7 +289,7 @@ async def test_a_url_works_once(node: Node) -> None:
     ],
 )
 async def test_a_wrong_request_gets_its_status(
-    node: Node, change: dict[str, str], status: int
+    node: StreamingNode, change: dict[str, str], status: int
 ) -> None:
     url = node.command("true")
     if path := change.get("path"):
@@ -254,7 +307,7 @@ async def test_a_wrong_request_gets_its_status(
 
 
 @pytest.mark.parametrize("data", [b"\x00\x01\x02\r\n\r\n", b"GET " + b"a" * 70000, b""])
-async def test_a_peer_that_speaks_no_http_is_dropped(node: Node, data: bytes) -> None:
+async def test_a_peer_that_speaks_no_http_is_dropped(node: StreamingNode, data: bytes) -> None:
     port = int(node.command("true").split(":")[2].split("/")[0])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)
@@ -270,22 +323,13 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
         StreamingServer(FakeEngine(), address)
 
 
-async def test_an_address_in_use_is_a_configuration_error(node: Node) -> None:
+async def test_an_address_in_use_is_a_configuration_error(node: StreamingNode) -> None:
     port = node.command("true").split(":")[2].split("/")[0]
     with pytest.raises(ConfigError, match="cannot be had"):
         await StreamingServer(FakeEngine(), f"127.0.0.1:{port}").start()
 
 
-async def serve_upper() -> tuple[asyncio.Server, int]:
-    async def upper(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write((await reader.read()).upper())
-        writer.close()
-
-    server = await asyncio.start_server(upper, "127.0.0.1", 0)
-    return server, server.sockets[0].getsockname()[1]
-
-
-async def test_port_forward_carries_several_pairs(node: Node) -> None:
+async def test_port_forward_carries_several_pairs(node: StreamingNode) -> None:
     server, port = await serve_upper()
     client = await SpdyClient.connect(node.forward(), FORWARDING)
     pairs: list[list[int]] = []
@@ -300,7 +344,9 @@ async def test_port_forward_carries_several_pairs(node: Node) -> None:
     server.close()
 
 
-async def test_port_forward_of_a_client_without_request_ids_pairs_by_stream(node: Node) -> None:
+async def test_port_forward_of_a_client_without_request_ids_pairs_by_stream(
+    node: StreamingNode,
+) -> None:
     server, port = await serve_upper()
     client = await SpdyClient.connect(node.forward(port), FORWARDING)
     await client.open("error", port=str(port))
@@ -312,7 +358,7 @@ async def test_port_forward_of_a_client_without_request_ids_pairs_by_stream(node
     server.close()
 
 
-async def test_port_forward_to_nothing_tells_why_on_the_error_stream(node: Node) -> None:
+async def test_port_forward_to_nothing_tells_why_on_the_error_stream(node: StreamingNode) -> None:
     client = await SpdyClient.connect(node.forward(), FORWARDING)
     error = await client.open("error", port="1", requestID="0")
     data = await client.open("data", port="1", requestID="0")
@@ -332,20 +378,16 @@ async def test_port_forward_to_nothing_tells_why_on_the_error_stream(node: Node)
         {"port": "80", "requestID": "x" * 100},
     ],
 )
-async def test_port_forward_refuses_wrong_streams(node: Node, headers: dict[str, str]) -> None:
+async def test_port_forward_refuses_wrong_streams(
+    node: StreamingNode, headers: dict[str, str]
+) -> None:
     client = await SpdyClient.connect(node.forward(80), FORWARDING)
     assert await client.open("error", **headers) in client.resets
     await client.close()
 
 
-async def test_a_second_stream_of_the_same_kind_is_refused(node: Node) -> None:
+async def test_a_second_stream_of_the_same_kind_is_refused(node: StreamingNode) -> None:
     client = await SpdyClient.connect(node.forward(80), FORWARDING)
     await client.open("error", port="80", requestID="1")
     assert await client.open("error", port="80", requestID="1") in client.resets
     await client.close()
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # what is waited for has no event
-            await asyncio.sleep(0.005)

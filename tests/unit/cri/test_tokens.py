@@ -7,7 +7,7 @@ import pytest
 from noderuntime.cri.streaming.tokens import LIFETIME_S, MAX_OPEN, Forward, RemoteCommand, Tokens
 from noderuntime.errors import ResourceExhaustedError
 
-FORWARD = Forward(sandbox_id="s", ports=frozenset())
+FORWARD = Forward(sandbox_id="s", ports=())
 EXEC = RemoteCommand(
     container_id="c", argv=("sh",), stdin=False, stdout=True, stderr=True, tty=False
 )

@@ -60,6 +60,11 @@ def test_users_are_resolved(rootfs: Path, spec: str, expected: ResolvedUser) -> 
     assert resolve_user(rootfs, spec) == expected
 
 
+def test_strict_groups_are_the_pods_alone(rootfs: Path) -> None:
+    found = resolve_user(rootfs, "app", supplemental=(3000,), strict=True)
+    assert found == user(1000, 1001, 1001, 3000)
+
+
 def test_group_and_supplemental_groups_of_the_pod_are_merged(rootfs: Path) -> None:
     found = resolve_user(rootfs, "app:web", group=3000, supplemental=(5, 2000))
     assert found == user(1000, 3000, 3000, 5, 2000, 2001, 0)

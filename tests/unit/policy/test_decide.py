@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy import decide
 from noderuntime.policy.model import (
+    HostFacts,
+    IdMapping,
+    Mount,
     NamespaceMode,
     Namespaces,
     ProfileType,
     ResolvedUser,
     SandboxGrant,
     SecurityProfileRef,
+    UserNamespace,
 )
 from noderuntime.policy.spec import DEFAULT_MASKED
 from tests.unit.policy.factories import (
@@ -74,12 +80,10 @@ def test_a_sysctl_value_of_several_lines_is_refused() -> None:
         decide.admit_sandbox(None, sandbox(sysctls={"net.ipv4.tcp_syncookies": "1\n2"}))
 
 
-@pytest.mark.parametrize("mode", [NamespaceMode.POD, NamespaceMode.TARGET])
-def test_a_shared_pid_namespace_is_not_served_yet(mode: NamespaceMode) -> None:
-    with pytest.raises(InvalidArgumentError, match="shareProcessNamespace"):
-        decide.admit_sandbox(None, sandbox(namespaces=Namespaces(pid=mode)))
-    with pytest.raises(InvalidArgumentError, match="targetContainerName"):
-        admit(None, container(security(namespaces=Namespaces(pid=mode))))
+def test_a_sandbox_has_no_container_whose_pid_namespace_it_could_join() -> None:
+    asked = Namespaces(pid=NamespaceMode.TARGET, target_id="x")
+    with pytest.raises(InvalidArgumentError, match=r"namespace_options\.pid: TARGET"):
+        decide.admit_sandbox(None, sandbox(namespaces=asked))
 
 
 @pytest.mark.parametrize("hostname", ["a" * 65, "ü" * 33, "a\nb", "a b", "a\0"])
@@ -125,10 +129,20 @@ def test_the_nodes_own_handler_filters_when_the_pod_asks(
     assert (granted(None, container(asks)).seccomp is not None) is filtered
 
 
-def test_a_filter_of_a_file_is_not_served_yet() -> None:
-    asks = security(seccomp=SecurityProfileRef(type=ProfileType.LOCALHOST, localhost_ref="x"))
-    with pytest.raises(InvalidArgumentError, match="Localhost is not served"):
+def test_a_filter_of_a_file_is_the_containers_filter() -> None:
+    asks = security(seccomp=SecurityProfileRef(type=ProfileType.LOCALHOST, localhost_ref="/x"))
+    text = '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}'
+    answer = granted(None, container(asks), host=HostFacts(seccomp_file=text))
+    assert answer.seccomp is None
+    assert answer.seccomp_document == {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
+    with pytest.raises(InvalidArgumentError, match="seccomp profile /x was not read"):
         admit(None, container(asks))
+
+
+def test_a_filter_of_a_file_is_nothing_to_a_privileged_container() -> None:
+    ref = SecurityProfileRef(type=ProfileType.LOCALHOST, localhost_ref="/x")
+    answer = granted(None, container(security(seccomp=ref, privileged=True)))
+    assert (answer.seccomp, answer.seccomp_document) == (None, None)
 
 
 def test_masks_are_the_pods_on_the_nodes_own_handler_and_more_under_a_profile() -> None:
@@ -137,3 +151,45 @@ def test_masks_are_the_pods_on_the_nodes_own_handler_and_more_under_a_profile() 
     assert granted(rules(), container(asks)).masked_paths == (*DEFAULT_MASKED, "/proc/extra")
     assert granted(None, container(security(masked_paths=()))).masked_paths == DEFAULT_MASKED
     assert granted(None, container(security(privileged=True))).masked_paths == ()
+
+
+USERS = UserNamespace(
+    uids=IdMapping(container_id=0, host_id=100000, length=65536),
+    gids=IdMapping(container_id=0, host_id=100000, length=65536),
+)
+
+
+@pytest.mark.parametrize("field", ["network", "ipc", "pid"])
+def test_a_user_namespace_goes_with_none_of_the_nodes(field: str) -> None:
+    asked = replace(Namespaces(user=USERS), **{field: NODE})  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="hostUsers: false"):
+        decide.admit_sandbox(None, sandbox(namespaces=asked))
+
+
+def test_a_container_has_the_user_namespace_of_its_sandbox() -> None:
+    pod = sandbox(namespaces=Namespaces(user=USERS))
+    other = replace(USERS, uids=IdMapping(container_id=0, host_id=1, length=1))
+    mount = Mount(container_path="/data", host_path="/data", idmap=other)
+    granted(None, container(security(namespaces=Namespaces(user=USERS))), pod=pod)
+    for asked in (
+        container(security(namespaces=Namespaces(user=other))),
+        container(mounts=(mount,)),
+    ):
+        with pytest.raises(InvalidArgumentError, match="not those of its sandbox"):
+            admit(None, asked, pod=pod)
+    with pytest.raises(InvalidArgumentError, match="not those of its sandbox"):
+        admit(None, container(mounts=(replace(mount, idmap=USERS),)))
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        ResolvedUser(uid=65536, gid=0),
+        ResolvedUser(uid=0, gid=65536),
+        ResolvedUser(uid=0, gid=0, additional_gids=(70000,)),
+    ],
+)
+def test_an_id_that_the_user_namespace_has_not_is_refused(user: ResolvedUser) -> None:
+    pod = sandbox(namespaces=Namespaces(user=USERS))
+    with pytest.raises(InvalidArgumentError, match="is not among the 65536 IDs"):
+        admit(None, pod=pod, facts=image(user))

@@ -1,0 +1,1 @@
+"""``make bench``: our runtime beside containerd, in one run, on the same machine."""
