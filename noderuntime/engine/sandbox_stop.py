@@ -51,7 +51,7 @@ async def stop_containers(work: SandboxWork) -> None:
 
 async def _mark_not_ready(work: SandboxWork) -> None:
     work.record = replace(work.record, state=SandboxState.NOT_READY, released=True)
-    await work.node.store.sandboxes.put(work.record)
+    await work.node.store.sandboxes.put_end(work.record)
 
 
 RELEASE: Final[tuple[Step[SandboxWork], ...]] = (

@@ -11,11 +11,12 @@ import re
 from pathlib import Path
 from typing import Final, cast
 
-from noderuntime.errors import HostError
+from noderuntime.errors import DeadlineExceededError, HostError
 from noderuntime.host.process import Command, Output, run
 from noderuntime.policy.model import Resources
 
-_TIMEOUT_S: Final = 60.0
+_TIMEOUT_S: Final = 45.0  # below a step's deadline, so that the sentence says which program hung
+_KILL_TIMEOUT_S: Final = 10.0  # a stop goes on without it (see engine/container_stop.py)
 _CRUN_STAMP: Final = re.compile(r"^\d{4}-\d\d-\d\dT[0-9:.]+(?:Z|[+-]\d\d:?\d\d)?:\s*")
 _LOGFMT: Final = re.compile(r'(?:^|\s)msg="((?:[^"\\]|\\.)*)"')
 _PREFIX: Final = re.compile(r"^(?:\[conmon:\w\]:|error:|runc \w+ failed:|crun:)\s*", re.IGNORECASE)
@@ -104,13 +105,28 @@ class OciCli:
         """Tell whether the runtime keeps a state for this container; both make ROOT/ID."""
         return (self._root / container_id).is_dir()
 
-    async def _call(self, *arguments: str, stdin: bytes = b"") -> Output:
-        argv = (str(self._binary), *self.global_arguments(), *arguments)
-        return await run(Command(argv=argv, stdin=stdin, timeout_s=_TIMEOUT_S))
+    async def _call(
+        self,
+        verb: str,
+        container_id: str,
+        *more: str,
+        stdin: bytes = b"",
+        options: tuple[str, ...] = (),
+    ) -> Output:
+        argv = (str(self._binary), *self.global_arguments(), verb, *options, container_id, *more)
+        timeout_s = _KILL_TIMEOUT_S if verb == "kill" else _TIMEOUT_S
+        try:
+            return await run(Command(argv=argv, stdin=stdin, timeout_s=timeout_s))
+        except DeadlineExceededError as error:
+            raise DeadlineExceededError(
+                f"{self._binary.name} {verb} of container {container_id} did not finish within "
+                f"{timeout_s:g} s and was killed"
+            ) from error
 
     def _failure(self, verb: str, container_id: str, output: Output) -> HostError:
-        said = clean_message(output.stderr.decode(errors="replace")) or "it said nothing"
-        return HostError(f"{self._binary.name} {verb} of container {container_id} failed: {said}")
+        said = clean_message(output.stderr.decode(errors="replace"))
+        why = said or f"it ended with status {output.exit_code} and said nothing"
+        return HostError(f"{self._binary.name} {verb} of container {container_id} failed: {why}")
 
     async def start(self, container_id: str) -> None:
         """``start``."""
@@ -130,8 +146,8 @@ class OciCli:
         """``delete --force``; unknown is success."""
         if not self.knows(container_id):
             return
-        output = await self._call("delete", "--force", container_id)
-        if output.exit_code != 0 and self.knows(container_id):
+        output = await self._call("delete", container_id, options=("--force",))
+        if self.knows(container_id):  # whatever it says
             raise self._failure("delete", container_id, output)
 
     async def state(self, container_id: str) -> str | None:
@@ -157,6 +173,6 @@ class OciCli:
         if not document:
             return
         data = json.dumps(document).encode()
-        output = await self._call("update", "--resources", "-", container_id, stdin=data)
+        output = await self._call("update", container_id, options=("--resources", "-"), stdin=data)
         if output.exit_code != 0:
             raise self._failure("update", container_id, output)

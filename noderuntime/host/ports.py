@@ -195,6 +195,10 @@ class Cgroups(Protocol):
         """Read the kubelet's Pod cgroup (its own children included)."""
         ...
 
+    async def kill(self, oci_path: str) -> None:
+        """SIGKILL every process in the container's cgroup; none is success."""
+        ...
+
     async def metrics(self, oci_path: str) -> CgroupMetrics:
         """Read everything of the container's cgroup; raises NotFoundError when it is gone."""
         ...

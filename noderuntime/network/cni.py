@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import logging
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from noderuntime.network import conflist
 from noderuntime.network.conflist import Document, NetworkList
 from noderuntime.network.plugin import Call, Plugins
 from noderuntime.network.ports import Attachment
+
+_log = logging.getLogger(__name__)
 
 INTERFACE: Final = "eth0"
 _STATUS_EVERY_S: Final = 30.0
@@ -194,6 +198,18 @@ class CniNetwork:
             config = {**config, "prevResult": previous}
         return await self._plugins.run(str(plugin["type"]), call, config)
 
+    def _unknown(self) -> _Cached | None:
+        """Return what a DEL is given when nothing is known but the sandbox's ID.
+
+        The plugins find addresses by that ID, and interfaces go with their namespace. Where there is
+        no network now, nobody can be asked.
+        """
+        try:
+            network = conflist.load(self._conf_dir)
+        except NetworkError:
+            return None
+        return _Cached(network=network, result=None, netns="", arguments="", capabilities={})
+
     def _file(self, sandbox_id: str) -> Path:
         if not sandbox_id or "/" in sandbox_id or sandbox_id.startswith("."):
             raise InvalidArgumentError(f"sandbox ID {sandbox_id!r} is not one")
@@ -218,15 +234,30 @@ class CniNetwork:
 
     def _recall(self, sandbox_id: str) -> _Cached | None:
         file = self._file(sandbox_id)
-        data = durable.read(file, limit_bytes=_CACHE_LIMIT_BYTES)
-        if data is None:
+        data = None if file.is_dir() else durable.read(file, limit_bytes=_CACHE_LIMIT_BYTES)
+        if data is None and not file.is_dir():
             return None
         try:
+            if data is None:
+                raise ValueError("is a folder")  # noqa: TRY301
             return _parse_cached(json.loads(data))
         except (ValueError, KeyError, TypeError) as error:
-            raise NetworkError(
-                f"{file} is torn; end the pod's network by hand, then remove the file"
-            ) from error
+            _log.error(
+                "an attachment is corrupted and was set aside; its pod is taken off today's network",
+                extra={"file": str(file), "error": str(error)},
+            )
+            _set_aside(file)
+            return self._unknown()
+
+
+def _set_aside(file: Path) -> None:
+    """Keep a copy for who wants to know; the file itself stays until a DEL has succeeded."""
+    aside = file.with_name(f"{file.name}.corrupt")
+    with suppress(OSError):
+        if file.is_dir():
+            file.replace(aside)
+        else:
+            shutil.copyfile(file, aside)
 
 
 def _exists(path: str) -> bool:

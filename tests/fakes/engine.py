@@ -11,7 +11,7 @@ import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from signal import Signals
+from signal import SIGKILL, Signals
 
 from noderuntime.api.config import Config, HandlerConfig
 from noderuntime.engine.engine import Engine
@@ -224,6 +224,12 @@ class FakeCgroups:
 
     async def pod_stats(self, parent: str) -> CgroupStats:
         return CgroupStats(timestamp_ns=1, pids=2)
+
+    async def kill(self, oci_path: str) -> None:
+        self._world.call("cgroups.kill")
+        container_id = oci_path.rpartition("/")[2]
+        if container_id in self._world.processes and SIGKILL not in self._world.ignored_signals:
+            self._world.end(container_id, 128 + SIGKILL)
 
     async def metrics(self, oci_path: str) -> CgroupMetrics:
         if oci_path not in self._world.cgroups:
