@@ -19,7 +19,6 @@ from tests.root.engine_scene import Scene, made_node
 
 DEADLINE_S = 10.0
 MIB = 1 << 20
-LINES = 60_000
 IS_V2 = set(hierarchies()) == {UNIFIED}
 # Controller, its file in v1 and in v2.
 CPU_QUOTA = ("cpu", "cpu.cfs_quota_us", "cpu.max")
@@ -134,7 +133,7 @@ async def test_metrics_tell_what_a_real_container_uses(node: RealNode, engine: E
 
 
 async def test_no_line_is_lost_while_a_log_is_rotated(node: RealNode, engine: Engine) -> None:
-    script = f"n=0; while [ $n -lt {LINES} ]; do n=$((n+1)); echo line-$n; done"
+    script = "trap 'echo end; exit 0' TERM; n=0; while :; do n=$((n+1)); echo line-$n; done"
     container_id = await started(node, engine, Resources(), script)
     log = engine.log_file(engine.container(container_id))
     parts: list[Path] = []
@@ -143,12 +142,11 @@ async def test_no_line_is_lost_while_a_log_is_rotated(node: RealNode, engine: En
         parts.append(log.with_suffix(f".{number}"))
         log.rename(parts[-1])  # as the kubelet does: rename, then ask for a new file
         await engine.reopen_log(container_id)
-    until = time.monotonic() + DEADLINE_S
-    while engine.container(container_id).pid:
-        assert time.monotonic() < until
-        await asyncio.sleep(0.05)
+    await engine.stop_container(container_id, DEADLINE_S)
     whole = "".join(part.read_text() for part in (*parts, log))
     pieces = [line.split(" ", 3)[2:] for line in whole.splitlines(keepends=True)]
     # A line that did not fit the monitor's buffer is in pieces: P(artial), then F(ull).
     text = "".join(words.rstrip("\n") if tag == "P" else words for tag, words in pieces)
-    assert text.splitlines() == [f"line-{n}" for n in range(1, LINES + 1)]
+    lines = text.splitlines()
+    assert len(lines) > 100
+    assert lines == [*(f"line-{n}" for n in range(1, len(lines))), "end"]
