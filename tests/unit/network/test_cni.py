@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -223,6 +223,15 @@ async def test_attachments_of_unknown_sandboxes_are_deleted(lab: Lab) -> None:
     await lab.network.collect(())
     assert [env["CNI_COMMAND"] for env, _ in lab.requests()] == ["DEL", "DEL"]
     assert lab.network.attached() == ()
+
+
+async def test_one_attachment_that_stays_keeps_no_other(lab: Lab) -> None:
+    await lab.network.attach(POD)
+    await lab.network.attach(replace(POD, sandbox_id="s2"))
+    (lab.root / "state" / "s1.json").write_text("{")
+    with pytest.raises(NetworkError, match="is torn"):
+        await lab.network.collect(())
+    assert lab.network.attached() == ("s1",)
 
 
 async def test_a_torn_attachment_says_what_to_do(lab: Lab) -> None:
