@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from noderuntime.policy.model import Mount, Propagation, ResolvedUser, Resources
+from noderuntime.policy.model import (
+    IdMapping,
+    Mount,
+    Propagation,
+    ResolvedUser,
+    Resources,
+    UserNamespace,
+)
 from noderuntime.policy.spec import DeviceNode, SpecLayout, build, exec_process
 from tests.unit.policy.factories import (
     KUBELET,
@@ -166,6 +173,17 @@ def test_a_volume_of_the_pod_replaces_a_mount_of_ours() -> None:
     assert [m["source"] for m in built["mounts"] if m["destination"] == "/dev/shm"] == [
         shm.host_path
     ]
+
+
+def test_a_user_namespace_is_joined_and_told() -> None:
+    mapping = IdMapping(container_id=0, host_id=100000, length=65536)
+    users = UserNamespace(uids=mapping, gids=mapping)
+    layout = SpecLayout(rootfs="/r", user_ns="/pin", users=users)
+    linux = build(granted(None, container()), layout)["linux"]
+    assert isinstance(linux, dict)
+    assert {"type": "user", "path": "/pin"} in linux["namespaces"]
+    told = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    assert linux["uidMappings"] == linux["gidMappings"] == told
 
 
 def test_a_pid_namespace_is_its_own_the_nodes_or_one_that_is_joined() -> None:
