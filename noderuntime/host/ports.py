@@ -389,18 +389,3 @@ class PortForward(Protocol):
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to localhost:``port`` (IPv4, then IPv6) in ``netns``; None is the host's."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkUsage:
-    """Counters of a sandbox's interface."""
-
-    interface: str
-    rx_bytes: int
-    rx_errors: int
-    tx_bytes: int
-    tx_errors: int
-    rx_packets: int = 0
-    rx_dropped: int = 0
-    tx_packets: int = 0
-    tx_dropped: int = 0
