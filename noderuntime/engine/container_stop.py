@@ -73,7 +73,8 @@ async def _kill(work: ContainerWork) -> None:
 
 async def _send(work: ContainerWork, number: int) -> None:
     try:
-        await work.node.runtime(work.record.oci_runtime).kill(work.record.id, number)
+        if not await work.node.parts.monitor.signal(work.record.id, number):
+            await work.node.runtime(work.record.oci_runtime).kill(work.record.id, number)
     except HostError as error:  # it may just have ended: whether it has is seen by waiting
         _log.warning(
             "a signal could not be sent",
