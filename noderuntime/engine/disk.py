@@ -29,12 +29,8 @@ class Disk:
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking function in the pool."""
-
-        async def work() -> T:
-            call = partial(function, *args, **kwargs)
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
-
-        return await to_the_end(work())
+        call = partial(function, *args, **kwargs)
+        return await to_the_end(asyncio.get_running_loop().run_in_executor(self._pool, call))
 
     async def write(self, path: Path, data: bytes) -> None:
         """Replace the file atomically and durably, readable by its owner only."""
