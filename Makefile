@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cluster/bin:$(PATH):/usr/local/go/bin
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv packages programs up down check test root e2e bench image generate clean \
+.PHONY: help venv packages programs up down check test root e2e conformance bench image generate clean \
 	check-format check-lint check-mypy check-pyright check-imports check-generated check-unit
 
 help: ## this list
@@ -42,6 +42,9 @@ e2e: venv ## tests on the real cluster, which is made if it is not up
 
 bench: venv packages ## side by side with containerd: writes docs/performance.md; make bench ARGS=--short takes two minutes
 	$(PY) -m e2e.performance $(ARGS)
+
+conformance: venv packages ## CRI's own conformance suite against the runtime, under each OCI runtime
+	@$(PYTEST) -rP e2e/conformance
 
 image: venv ## the images, as OCI layouts: the same digest from the same input
 	$(PY) -m e2e.cluster image

@@ -101,6 +101,16 @@ class RegistryUnavailableError(ImageError):
         return f"RegistryUnavailable: {super().for_kubelet()}"
 
 
+class ImageVolumeError(ImageError):
+    """An image could not be mounted as a volume; the kubelet knows this error by its prefix."""
+
+    reason = "ImageVolumeMountFailed"
+
+    def for_kubelet(self) -> str:
+        """Return the text behind the prefix that the kubelet matches (cri-api/pkg/errors)."""
+        return f"ImageVolumeMountFailed: {super().for_kubelet()}"
+
+
 class StateError(NodeRuntimeError):
     """A file of ours on disk is missing, torn or of another version."""
 

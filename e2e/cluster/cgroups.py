@@ -30,7 +30,7 @@ def hierarchies() -> list[Path]:
 def set_up(layout: Layout, state: State) -> bool:
     """Write down that Pods' cgroups will be made; give crun 1.8 its hugetlb hierarchy."""
     state.record("cgroups")
-    if not _needs_hugetlb(layout):
+    if not needs_hugetlb(layout):
         return False
     state.record("mount", target=str(HUGETLB), folder=True)
     HUGETLB.mkdir(exist_ok=True)
@@ -38,8 +38,8 @@ def set_up(layout: Layout, state: State) -> bool:
     return True
 
 
-def _needs_hugetlb(layout: Layout) -> bool:
-    # crun < 1.9 refuses a hybrid ("hybrid mode not supported") while a controller is left in v2.
+def needs_hugetlb(layout: Layout) -> bool:
+    """Whether crun < 1.9 would refuse this machine: it does while a hybrid's v2 has a controller."""
     unified = ROOT / "unified" / "cgroup.controllers"
     if HUGETLB in hierarchies() or not unified.exists():
         return False

@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from typing import Any, Final
 
 from e2e.cluster import processes
@@ -19,8 +20,8 @@ PROXY_TABLES: Final = ("ip kube-proxy", "ip6 kube-proxy")
 PROGRAMS: Final = ("iptables", "ip6tables")
 TABLES: Final = ("nat", "filter", "mangle")
 # Chains that the plugins share between networks, and those of the kubelet.
-_SHARED: Final = re.compile(r"CNI-(HOSTPORT-\S+|FORWARD|ADMIN)|KUBE-\S+")
-_OWN: Final = f'name: \\"{NETWORK}\\"'  # in the comment of each rule for one of our Pods
+_PLUGINS: Final = re.compile(r"CNI-(HOSTPORT-\S+|FORWARD|ADMIN)")
+_SHARED: Final = re.compile(rf"{_PLUGINS.pattern}|KUBE-\S+")
 _ANY_NETWORK: Final = 'name: \\"'
 
 
@@ -34,13 +35,13 @@ def chains(layout: Layout) -> list[str]:
     ]
 
 
-def remove_chains(layout: Layout, before: set[str]) -> None:
-    """The rules of our network, and the shared chains that came with them."""
+def remove_chains(layout: Layout, before: set[str], network: str = NETWORK) -> None:
+    """The rules of a network, and the shared chains that came with them."""
     for program in PROGRAMS:
         for table in TABLES:
             prefix = f"{program} {table} "
             kept = {name.removeprefix(prefix) for name in before if name.startswith(prefix)}
-            rules = removal(table, _save(layout, program, table), kept)
+            rules = removal(table, _save(layout, program, table), kept, network)
             if rules:
                 processes.run([f"{program}-restore", "--noflush", "-w"], layout, text=rules)
 
@@ -62,19 +63,22 @@ def _chains(listed: str) -> list[str]:
     return re.findall(r"(?m)^:(\S+) -", listed)
 
 
-def removal(table: str, listed: str, before: set[str]) -> str:
+def removal(table: str, listed: str, before: set[str], network: str = NETWORK) -> str:
     """Input for iptables-restore that removes what is ours from a table; empty if nothing is.
 
-    Another program's networks keep their rules, and then the shared chains stay as well.
+    Another program's networks keep their rules, and then the shared chains stay as well. The
+    kubelet's chains go with the cluster's network alone.
     """
+    shared = _SHARED if network == NETWORK else _PLUGINS
     rules = [line for line in listed.splitlines() if line.startswith("-A ")]
-    ours = [rule for rule in rules if _OWN in rule]
+    own = f'name: \\"{network}\\"'  # in the comment of each rule for one of our Pods
+    ours = [rule for rule in rules if own in rule]
     gone = {target for rule in ours if (target := _target(rule)).startswith("CNI-")} - before
     others = any(_ANY_NETWORK in rule and rule not in ours for rule in rules)
     gone |= {
         chain
         for chain in _chains(listed)
-        if _SHARED.fullmatch(chain)
+        if shared.fullmatch(chain)
         and chain not in before
         and not (others and chain.startswith("CNI-"))
     }
@@ -104,12 +108,12 @@ def tables(layout: Layout) -> list[str]:
     return [" ".join(line.split()[1:3]) for line in out.splitlines() if line.startswith("table")]
 
 
-def remove_tables(layout: Layout, before: set[str]) -> None:
-    """kube-proxy's tables, and new ones without a rule."""
+def remove_tables(layout: Layout, before: set[str], ours: Sequence[str] = PROXY_TABLES) -> None:
+    """Our tables (kube-proxy's), and new ones without a rule."""
     for table in tables(layout):
         if table in before:
             continue
-        if table in PROXY_TABLES or _is_empty(layout, table):
+        if table in ours or _is_empty(layout, table):
             processes.run(["nft", "delete", "table", *table.split()], layout)
 
 

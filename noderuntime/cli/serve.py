@@ -83,6 +83,7 @@ async def answer(config: Config, engine: Engine, driver: CgroupDriver) -> None:
             _log.info("serving", extra={"socket": str(config.socket)})
             await asyncio.Event().wait()
         finally:
+            engine.end_events()
             await agents.stop()
             await server.stop()
     finally:

@@ -7,15 +7,26 @@ without): ``image`` and ``image_ref`` of a container, ``created_at``, the metada
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.policy.model import Propagation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from noderuntime.engine.events import Event
     from noderuntime.engine.state import ContainerRecord, SandboxRecord
     from noderuntime.images.ports import FsUsage, Image
-    from noderuntime.policy.model import Mount, Namespaces, PodIdentity, Resources
+    from noderuntime.policy.model import (
+        IdMapping,
+        Mount,
+        Namespaces,
+        PodIdentity,
+        Resources,
+        UserNamespace,
+    )
 
 _SIGNALS: Final = {
     name.removeprefix("SIGNAL_").replace("PLUS", "+").replace("MINUS", "-"): number
@@ -66,6 +77,8 @@ def sandbox_info(record: SandboxRecord) -> dict[str, str]:
                 "ociRuntime": record.oci_runtime,
                 "revision": record.revision,
                 "cgroupParent": record.config.cgroup_parent,
+                "overhead": asdict(record.config.overhead),
+                "resources": asdict(record.config.resources),
             }
         )
     }
@@ -85,7 +98,18 @@ def namespaces(asked: Namespaces) -> pb.NamespaceOption:
         pid=pb.NamespaceMode.Value(asked.pid.value),
         ipc=pb.NamespaceMode.Value(asked.ipc.value),
         target_id=asked.target_id,
+        userns_options=None if asked.user is None else _user_namespace(asked.user),
     )
+
+
+def _user_namespace(users: UserNamespace) -> pb.UserNamespace:
+    return pb.UserNamespace(
+        mode=pb.POD, uids=[_id_mapping(users.uids)], gids=[_id_mapping(users.gids)]
+    )
+
+
+def _id_mapping(one: IdMapping) -> pb.IDMapping:
+    return pb.IDMapping(host_id=one.host_id, container_id=one.container_id, length=one.length)
 
 
 def container_item(record: ContainerRecord) -> pb.Container:
@@ -133,6 +157,20 @@ def container_status(record: ContainerRecord, image: Image | None) -> pb.Contain
     )
 
 
+def event(happened: Event, find_image: Callable[[str], Image | None]) -> pb.ContainerEventResponse:
+    """Return an event with the whole Pod; the kubelet passes over one without a sandbox."""
+    sandbox = happened.sandbox
+    return pb.ContainerEventResponse(
+        container_id=happened.object_id,
+        container_event_type=pb.ContainerEventType.Value(happened.kind.value),
+        created_at=happened.created_at_ns,
+        pod_sandbox_status=None if sandbox is None else sandbox_status(sandbox),
+        containers_statuses=[
+            container_status(record, find_image(record.image_id)) for record in happened.containers
+        ],
+    )
+
+
 def container_info(record: ContainerRecord) -> dict[str, str]:
     """Return the verbose part, for ``crictl inspect``."""
     return {
@@ -166,6 +204,17 @@ def mount(asked: Mount) -> pb.Mount:
         recursive_read_only=asked.recursive_readonly,
         selinux_relabel=asked.selinux_relabel,
         propagation=pb.MountPropagation.Value(Propagation(asked.propagation).value),
+        uidMappings=[] if asked.idmap is None else [_id_mapping(asked.idmap.uids)],
+        gidMappings=[] if asked.idmap is None else [_id_mapping(asked.idmap.gids)],
+        image=pb.ImageSpec(
+            image=asked.image,
+            user_specified_image=asked.image_reference,
+            image_ref=asked.image_ref,
+        )
+        if asked.image
+        else None,
+        image_sub_path=asked.image_sub_path,
+        mount_options=asked.options,
     )
 
 

@@ -13,7 +13,12 @@ import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from noderuntime.cri import texts
-from noderuntime.cri.convert_security import HostFacts, container_security, sandbox_security
+from noderuntime.cri.convert_security import (
+    HostFacts,
+    container_security,
+    id_mapping,
+    sandbox_security,
+)
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.cri.unknown_fields import refuse_unknown_fields
 from noderuntime.errors import InvalidArgumentError
@@ -27,6 +32,7 @@ from noderuntime.policy.model import (
     Propagation,
     Resources,
     SandboxConfig,
+    UserNamespace,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +47,7 @@ _PROPAGATIONS: Final = {
     pb.PROPAGATION_HOST_TO_CONTAINER: Propagation.HOST_TO_CONTAINER,
     pb.PROPAGATION_BIDIRECTIONAL: Propagation.BIDIRECTIONAL,
 }
+_MOUNT_OPTIONS: Final = frozenset(("noexec", "nodev", "nosuid"))  # each takes something away
 _INT64: Final = 2**63 - 1
 
 T = TypeVar("T")
@@ -82,7 +89,8 @@ def container_config(config: pb.ContainerConfig, host: HostFacts) -> ContainerCo
     refuse_unknown_fields(config, "config")
     _refuse_windows(config.HasField("windows"), "windows")
     if config.CDI_devices:
-        raise InvalidArgumentError("CDI_devices: CDI devices are not served by this version")
+        names = ", ".join(texts.line("CDI_devices", each.name) for each in config.CDI_devices)
+        raise InvalidArgumentError(f"CDI_devices: {names}: CDI is not served by this version")
     return ContainerConfig(
         name=texts.name("metadata.name", config.metadata.name),
         attempt=config.metadata.attempt,
@@ -215,29 +223,66 @@ def _environment(envs: Iterable[pb.KeyValue]) -> Iterator[tuple[str, str]]:
 
 
 def _mount(field: str, mount: pb.Mount) -> Mount:
-    for name, asked in (
-        ("image", mount.HasField("image")),
-        ("image_sub_path", mount.image_sub_path),
-        ("uidMappings", mount.uidMappings),
-        ("gidMappings", mount.gidMappings),
-        ("mount_options", mount.mount_options),
-    ):
-        if asked:
-            raise InvalidArgumentError(f"{field}.{name}: is not served by this version")
     if mount.propagation not in _PROPAGATIONS:
         raise InvalidArgumentError(f"{field}.propagation: {mount.propagation} is not known")
     if mount.recursive_read_only and not mount.readonly:
         raise InvalidArgumentError(f"{field}.recursive_read_only: needs readonly")
     if mount.recursive_read_only and mount.propagation != pb.PROPAGATION_PRIVATE:
         raise InvalidArgumentError(f"{field}.recursive_read_only: needs PROPAGATION_PRIVATE")
+    if mount.HasField("image"):
+        return _image_mount(field, mount)
+    if mount.image_sub_path:
+        raise InvalidArgumentError(f"{field}.image_sub_path: needs image")
     return Mount(
         container_path=texts.absolute_path(f"{field}.container_path", mount.container_path),
         host_path=texts.absolute_path(f"{field}.host_path", mount.host_path),
+        options=_mount_options(field, mount.mount_options),
         readonly=mount.readonly,
         recursive_readonly=mount.recursive_read_only,
         propagation=_PROPAGATIONS[mount.propagation],
         selinux_relabel=mount.selinux_relabel,
+        idmap=_idmap(field, mount),
     )
+
+
+def _idmap(field: str, mount: pb.Mount) -> UserNamespace | None:
+    if not mount.uidMappings and not mount.gidMappings:
+        return None
+    return UserNamespace(
+        uids=id_mapping(f"{field}.uidMappings", mount.uidMappings),
+        gids=id_mapping(f"{field}.gidMappings", mount.gidMappings),
+    )
+
+
+def _image_mount(field: str, mount: pb.Mount) -> Mount:
+    """Take an image volume: read-only, as CRI says of all of them, and nothing of the node's."""
+    if mount.host_path:
+        raise InvalidArgumentError(f"{field}.host_path: must be empty with image")
+    if not mount.readonly:
+        raise InvalidArgumentError(f"{field}.readonly: is needed with image")
+    if mount.propagation != pb.PROPAGATION_PRIVATE:
+        raise InvalidArgumentError(f"{field}.propagation: must be PROPAGATION_PRIVATE with image")
+    image, path = mount.image, f"{field}.image"
+    return Mount(
+        container_path=texts.absolute_path(f"{field}.container_path", mount.container_path),
+        readonly=True,
+        recursive_readonly=mount.recursive_read_only,
+        options=_mount_options(field, mount.mount_options),
+        image=image_reference(f"{path}.image", image),
+        image_reference=texts.line(
+            f"{path}.user_specified_image", image.user_specified_image, texts.MAX_PATH
+        ),
+        image_sub_path=texts.relative_path(f"{field}.image_sub_path", mount.image_sub_path),
+        idmap=_idmap(field, mount),
+    )
+
+
+def _mount_options(field: str, options: Iterable[str]) -> tuple[str, ...]:
+    for option in options:
+        if option not in _MOUNT_OPTIONS:
+            allowed = ", ".join(sorted(_MOUNT_OPTIONS))
+            raise texts.fault(f"{field}.mount_options", option, f"is not one of {allowed}")
+    return tuple(dict.fromkeys(options))
 
 
 def _device(field: str, device: pb.Device) -> Device:

@@ -1,7 +1,6 @@
 """The security contexts of CRI: what a Pod asks to be confined by, or to be freed of.
 
 Here a field that is dropped would be a hole, so each is either converted or refused by its name.
-User namespaces wait for issue 5.
 """
 
 from __future__ import annotations
@@ -15,14 +14,16 @@ from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy.model import (
     ContainerSecurity,
+    IdMapping,
     NamespaceMode,
     Namespaces,
     ProfileType,
     SecurityProfileRef,
+    UserNamespace,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _MAX_ID: Final = 2**32 - 2  # (uid_t) -1 means 'no change' in chown(2)
 _PROFILES: Final = {
@@ -121,8 +122,9 @@ def _namespaces_of(field: str, context: _Context) -> Namespaces:
     if not context.HasField("namespace_options"):
         return Namespaces()
     options, field = context.namespace_options, f"{field}.namespace_options"
+    user = None
     if options.HasField("userns_options"):
-        _refuse_user_namespace(f"{field}.userns_options", options.userns_options)
+        user = _user_namespace(f"{field}.userns_options", options.userns_options)
     network = _mode(f"{field}.network", options.network, {pb.POD, pb.NODE})
     ipc = _mode(f"{field}.ipc", options.ipc, {pb.POD, pb.NODE})
     is_container = isinstance(context, pb.LinuxContainerSecurityContext)
@@ -131,7 +133,7 @@ def _namespaces_of(field: str, context: _Context) -> Namespaces:
     if (pid is NamespaceMode.TARGET) != bool(options.target_id):
         raise InvalidArgumentError(f"{field}.target_id: belongs to pid TARGET")
     target = texts.token(f"{field}.target_id", options.target_id) if options.target_id else ""
-    return Namespaces(network=network, pid=pid, ipc=ipc, target_id=target)
+    return Namespaces(network=network, pid=pid, ipc=ipc, target_id=target, user=user)
 
 
 def _mode(
@@ -145,13 +147,30 @@ def _mode(
     return NamespaceMode(name)
 
 
-def _refuse_user_namespace(field: str, asked: pb.UserNamespace) -> None:
-    if asked.mode != pb.NODE:
-        raise InvalidArgumentError(
-            f"{field}.mode: user namespaces are not served by this version; leave hostUsers unset"
+def _user_namespace(field: str, asked: pb.UserNamespace) -> UserNamespace | None:
+    if _mode(f"{field}.mode", asked.mode, {pb.POD, pb.NODE}) is NamespaceMode.POD:
+        return UserNamespace(
+            uids=id_mapping(f"{field}.uids", asked.uids),
+            gids=id_mapping(f"{field}.gids", asked.gids),
         )
     if asked.uids or asked.gids:
         raise InvalidArgumentError(f"{field}: mode NODE has no ID mappings")
+    return None
+
+
+def id_mapping(field: str, mappings: Sequence[pb.IDMapping]) -> IdMapping:
+    """Return the one mapping there is, as the kubelet has it. Raises InvalidArgumentError."""
+    if len(mappings) != 1:
+        raise InvalidArgumentError(
+            f"{field}: exactly one ID mapping is served, not {len(mappings)}"
+        )
+    [one] = mappings
+    if one.container_id != 0:
+        raise InvalidArgumentError(f"{field}: the mapping must begin at the container's ID 0")
+    length = texts.number(f"{field}.length", one.length, 1, _MAX_ID)
+    # The node's root must stay the node's.
+    host_id = texts.number(f"{field}.host_id", one.host_id, 1, _MAX_ID - length + 1)
+    return IdMapping(container_id=0, host_id=host_id, length=length)
 
 
 def _seccomp(field: str, context: _Context) -> SecurityProfileRef:

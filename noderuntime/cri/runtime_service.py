@@ -1,7 +1,7 @@
 """RuntimeService of ``runtime.v1``: each RPC reads its request, asks the engine, writes the answer.
 
-What is not in ``methods`` and ``streams`` answers UNIMPLEMENTED (``server.py``): checkpoints,
-events, metrics, UpdatePodSandboxResources (the kubelet goes on without each of them).
+What is not in ``methods`` and ``streams`` answers UNIMPLEMENTED (``server.py``): CheckpointPod and
+RestorePod, which no runtime serves yet.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from noderuntime.cri import answers, convert, filters, stats, status, texts
+from noderuntime.cri import answers, convert, filters, status, texts
 from noderuntime.cri.convert_security import HostFacts, read_host_facts
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.cri.streaming.tokens import Forward, RemoteCommand, Ticket
 from noderuntime.cri.unknown_fields import refuse_unknown_fields
+from noderuntime.cri.usage_service import UsageService
 from noderuntime.engine.state import ContainerState, SandboxState
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
 
@@ -50,13 +51,15 @@ class RuntimeService:
         self._engine = engine
         self._urls = urls
         self._driver = driver
+        self._pod_cidr = ""
         self._host = host or read_host_facts()
-        self.methods: Mapping[str, Unary] = self._unary_methods()
+        usage = UsageService(engine)
+        self.methods: Mapping[str, Unary] = {**self._unary_methods(), **usage.methods}
         self.streams: Mapping[str, Streaming] = {
+            **usage.streams,
             "StreamPodSandboxes": self.stream_sandboxes,
             "StreamContainers": self.stream_containers,
-            "StreamContainerStats": self.stream_container_stats,
-            "StreamPodSandboxStats": self.stream_sandbox_stats,
+            "GetContainerEvents": self.container_events,
         }
 
     def _unary_methods(self) -> dict[str, Unary]:
@@ -77,15 +80,13 @@ class RuntimeService:
             "ContainerStatus": self.container_status,
             "ListContainers": self.list_containers,
             "UpdateContainerResources": self.update_resources,
+            "UpdatePodSandboxResources": self.update_sandbox_resources,
+            "CheckpointContainer": self.checkpoint_container,
             "ReopenContainerLog": self.reopen_log,
             "ExecSync": self.exec_sync,
             "Exec": self.exec,
             "Attach": self.attach,
             "PortForward": self.port_forward,
-            "ContainerStats": self.container_stats,
-            "ListContainerStats": self.list_container_stats,
-            "PodSandboxStats": self.sandbox_stats,
-            "ListPodSandboxStats": self.list_sandbox_stats,
         }
 
     async def version(self, _: pb.VersionRequest) -> pb.VersionResponse:
@@ -94,16 +95,24 @@ class RuntimeService:
 
     async def status(self, request: pb.StatusRequest) -> pb.StatusResponse:
         """Status."""
-        return status.status(self._engine.status(), verbose=request.verbose)
+        info = None
+        if request.verbose:
+            info = status.info(
+                self._engine.status(), self._engine.config(), self._driver, self._pod_cidr
+            )
+        return status.status(self._engine.status(), info)
 
     async def runtime_config(self, _: pb.RuntimeConfigRequest) -> pb.RuntimeConfigResponse:
         """RuntimeConfig."""
         return status.runtime_config(self._driver)
 
     async def update_runtime_config(
-        self, _: pb.UpdateRuntimeConfigRequest
+        self, request: pb.UpdateRuntimeConfigRequest
     ) -> pb.UpdateRuntimeConfigResponse:
-        """UpdateRuntimeConfig: the node's Pod CIDR, which is CNI's to know, not ours."""
+        """UpdateRuntimeConfig: the node's Pod CIDR. CNI's configuration decides; Status tells it."""
+        refuse_unknown_fields(request)
+        cidr = request.runtime_config.network_config.pod_cidr
+        self._pod_cidr = texts.networks("runtime_config.network_config.pod_cidr", cidr)
         return pb.UpdateRuntimeConfigResponse()
 
     async def run_sandbox(self, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
@@ -203,9 +212,33 @@ class RuntimeService:
         refuse_unknown_fields(request.linux, "linux")
         if request.HasField("windows"):
             raise InvalidArgumentError("windows: this runtime runs Linux containers only")
+        if request.annotations:
+            raise InvalidArgumentError("annotations: no annotation of an update is known here")
         wanted = convert.resources("linux", request.linux)
         await self._engine.update_resources(_id("container_id", request.container_id), wanted)
         return pb.UpdateContainerResourcesResponse()
+
+    async def update_sandbox_resources(
+        self, request: pb.UpdatePodSandboxResourcesRequest
+    ) -> pb.UpdatePodSandboxResourcesResponse:
+        """UpdatePodSandboxResources."""
+        refuse_unknown_fields(request)
+        await self._engine.update_sandbox_resources(
+            _id("pod_sandbox_id", request.pod_sandbox_id),
+            convert.resources("overhead", request.overhead),
+            convert.resources("resources", request.resources),
+        )
+        return pb.UpdatePodSandboxResourcesResponse()
+
+    async def checkpoint_container(
+        self, request: pb.CheckpointContainerRequest
+    ) -> pb.CheckpointContainerResponse:
+        """CheckpointContainer: refused, by what is missing."""
+        container_id = _id("container_id", request.container_id)
+        texts.absolute_path("location", request.location)
+        texts.number("timeout", request.timeout, 0, MAX_TIMEOUT_S)
+        await self._engine.checkpoint_container(container_id)
+        return pb.CheckpointContainerResponse()
 
     async def reopen_log(
         self, request: pb.ReopenContainerLogRequest
@@ -241,43 +274,16 @@ class RuntimeService:
         ticket = Forward(sandbox_id=record.id, ports=tuple(ports))
         return pb.PortForwardResponse(url=self._urls.url(ticket))
 
-    async def container_stats(self, request: pb.ContainerStatsRequest) -> pb.ContainerStatsResponse:
-        """ContainerStats."""
-        record = self._engine.container(_id("container_id", request.container_id))
-        return pb.ContainerStatsResponse(stats=await stats.of_container(self._engine, record))
-
-    async def list_container_stats(
-        self, request: pb.ListContainerStatsRequest
-    ) -> pb.ListContainerStatsResponse:
-        """ListContainerStats."""
-        found = [each async for each in stats.of_containers(self._engine, request.filter)]
-        return pb.ListContainerStatsResponse(stats=found)
-
-    async def stream_container_stats(
-        self, request: pb.StreamContainerStatsRequest
-    ) -> AsyncIterator[pb.StreamContainerStatsResponse]:
-        """StreamContainerStats."""
-        async for each in stats.of_containers(self._engine, request.filter):
-            yield pb.StreamContainerStatsResponse(container_stats=[each])
-
-    async def sandbox_stats(self, request: pb.PodSandboxStatsRequest) -> pb.PodSandboxStatsResponse:
-        """PodSandboxStats."""
-        record = self._engine.sandbox(_id("pod_sandbox_id", request.pod_sandbox_id))
-        return pb.PodSandboxStatsResponse(stats=await stats.of_sandbox(self._engine, record))
-
-    async def list_sandbox_stats(
-        self, request: pb.ListPodSandboxStatsRequest
-    ) -> pb.ListPodSandboxStatsResponse:
-        """ListPodSandboxStats."""
-        found = [each async for each in stats.of_sandboxes(self._engine, request.filter)]
-        return pb.ListPodSandboxStatsResponse(stats=found)
-
-    async def stream_sandbox_stats(
-        self, request: pb.StreamPodSandboxStatsRequest
-    ) -> AsyncIterator[pb.StreamPodSandboxStatsResponse]:
-        """StreamPodSandboxStats."""
-        async for each in stats.of_sandboxes(self._engine, request.filter):
-            yield pb.StreamPodSandboxStatsResponse(pod_sandbox_stats=[each])
+    async def container_events(
+        self, _: pb.GetEventsRequest
+    ) -> AsyncIterator[pb.ContainerEventResponse]:
+        """GetContainerEvents: until the caller goes, or reads too slowly."""
+        subscription = self._engine.subscribe()
+        try:
+            async for event in subscription:
+                yield answers.event(event, self._engine.find_image)
+        finally:
+            subscription.close()
 
     def _remote_command(
         self, request: pb.ExecRequest | pb.AttachRequest, argv: tuple[str, ...] | None

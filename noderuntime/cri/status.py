@@ -6,19 +6,25 @@ The verbose part of Status carries ``noderuntime``: JSON from which the agent le
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+import platform
+import re
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from noderuntime import __version__
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.host.ports import CgroupDriver
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from noderuntime.api.config import Config
     from noderuntime.engine.engine import NodeStatus
 
 RUNTIME_NAME: Final = "noderuntime"
 API_VERSION: Final = "v1"
 KUBELET_API_VERSION: Final = "0.1.0"  # what the kubelet itself sends; no runtime answers another
 INFO_KEY: Final = "noderuntime"
+_SECRET: Final = re.compile(r"(?i)password|secret|token|credential|auth|private")
 
 
 def version() -> pb.VersionResponse:
@@ -31,8 +37,11 @@ def version() -> pb.VersionResponse:
     )
 
 
-def status(node: NodeStatus, *, verbose: bool) -> pb.StatusResponse:
-    """Return Status: both conditions, and the handlers for ``node.status.runtimeHandlers``."""
+def status(node: NodeStatus, info: dict[str, str] | None) -> pb.StatusResponse:
+    """Return Status: both conditions, and the handlers for ``node.status.runtimeHandlers``.
+
+    ``info`` is the verbose part, None where it was not asked for.
+    """
     runtime = pb.RuntimeCondition(type="RuntimeReady", status=True)
     network = pb.RuntimeCondition(
         type="NetworkReady",
@@ -52,9 +61,40 @@ def status(node: NodeStatus, *, verbose: bool) -> pb.StatusResponse:
             )
             for handler in node.handlers
         ],
-        features=pb.RuntimeFeatures(supplemental_groups_policy=True),
-        info={INFO_KEY: node_info(node)} if verbose else None,
+        # User namespaces on the host's network are refused in convert_security.py.
+        features=pb.RuntimeFeatures(supplemental_groups_policy=True, mount_options=True),
+        info=info,
     )
+
+
+def info(node: NodeStatus, config: Config, driver: CgroupDriver, pod_cidr: str) -> dict[str, str]:
+    """Return the verbose part: what is served, the node's settings, and what this program is."""
+    runtime = {
+        "version": __version__,
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cgroupDriver": driver.value,
+        "podCIDR": pod_cidr,
+    }
+    return {
+        INFO_KEY: node_info(node),
+        "config": json.dumps(without_secrets(config.model_dump(mode="json"))),
+        "runtime": json.dumps(runtime),
+    }
+
+
+def without_secrets(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return JSON without what a key names as a secret: whoever may ask Status may read the rest."""
+    if isinstance(value, dict):
+        pairs = cast("dict[str, Any]", value).items()
+        return {
+            key: "(hidden)" if _SECRET.search(key) and each else without_secrets(each)
+            for key, each in pairs
+        }
+    if isinstance(value, list):
+        return [without_secrets(each) for each in cast("Iterable[Any]", value)]
+    return value
 
 
 def node_info(node: NodeStatus) -> str:

@@ -8,6 +8,7 @@ name on disk.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
@@ -107,6 +108,16 @@ def mapping(field: str, values: Mapping[str, str], limit: int = MAX_LABELS) -> d
         token(f"{field} key", key, 512): text(f"{field}[{key}]", value, limit)
         for key, value in values.items()
     }
+
+
+def networks(field: str, value: str) -> str:
+    """Return ``value`` if it is empty or a comma-separated list of networks (CIDR)."""
+    for each in line(field, value).split(",") if value else ():
+        try:
+            ipaddress.ip_network(each.strip(), strict=False)
+        except ValueError as error:
+            raise fault(field, each, "is not a network such as 10.244.0.0/24") from error
+    return value
 
 
 def number(field: str, value: int, low: int, high: int) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ContainerConfig,
         ContainerGrant,
         ImageFacts,
+        Mount,
         Namespaces,
         Resources,
         SandboxConfig,
@@ -60,10 +61,19 @@ def admit_image_of(handler: Handler, config: ContainerConfig, image: Image) -> s
     An image may have been pulled for another handler, so it is asked again here: for the Pod's own
     words where the kubelet sent them, else for the image's names, of which one must pass.
     """
-    if config.image_reference:
-        admit_image(handler, config.image_reference)
-        return config.image_reference
-    names = (*image.repo_tags, *image.repo_digests) or (config.image,)
+    return _admit_names(handler, config.image_reference, config.image, image)
+
+
+def admit_image_volume(handler: Handler, mount: Mount, image: Image) -> str:
+    """Return the reference that an image is mounted under, as one is run. Raises DeniedError."""
+    return _admit_names(handler, mount.image_reference, mount.image, image)
+
+
+def _admit_names(handler: Handler, asked: str, resolved: str, image: Image) -> str:
+    if asked:
+        admit_image(handler, asked)
+        return asked
+    names = (*image.repo_tags, *image.repo_digests) or (resolved,)
     denials = [decide.admit_image(handler.rules, name) for name in names]
     for name, denial in zip(names, denials, strict=True):
         if denial is None:
@@ -106,10 +116,12 @@ def host_facts(container: ContainerConfig, *, own: bool = True) -> HostFacts:
     """
     real: dict[str, str] = {}
     for mount in container.mounts:
+        if mount.image:
+            continue
         if not mount.host_path:
             raise InvalidArgumentError(
-                f"container {container.name}: mount at {mount.container_path} has no host path; "
-                "image volumes and CDI mounts are not served"
+                f"container {container.name}: mount at {mount.container_path} has neither a host "
+                "path nor an image"
             )
         try:
             real[mount.host_path] = os.fspath(Path(mount.host_path).resolve(strict=True))

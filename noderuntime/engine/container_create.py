@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Final
 
 from noderuntime.engine import admission
 from noderuntime.engine.devices import device_nodes
+from noderuntime.engine.image_volumes import (
+    mount_image_volumes,
+    remove_image_volumes,
+    source_key,
+)
+from noderuntime.engine.limits import honourable
 from noderuntime.engine.node import Node
 from noderuntime.engine.pid_target import pid_namespace, pin_target
 from noderuntime.engine.sandbox_files import hostname_of
-from noderuntime.engine.sandbox_init import look_for_init, needs_init
+from noderuntime.engine.sandbox_init import look_for_init, shares_pid
 from noderuntime.engine.state import (
     ContainerId,
     ContainerRecord,
@@ -23,6 +29,7 @@ from noderuntime.engine.state import (
     SandboxState,
 )
 from noderuntime.engine.steps import Step, Verb, perform
+from noderuntime.engine.user_namespace import mapped_volumes, owners_of
 from noderuntime.engine.work import ContainerWork, new_id
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from noderuntime.host.users import resolve_user
@@ -60,6 +67,7 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
     await require_ready(node, sandbox.id)
     admission.require_namespaces(config.security.namespaces)
     admission.require_shared_pid(sandbox.config, config)
+    config = replace(config, resources=honourable(node.parts.cgroups, config.resources))
     handler = node.handlers.get(sandbox.handler)
     image = node.parts.images.find(config.image)
     if image is None:
@@ -88,7 +96,7 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
 async def require_ready(node: Node, sandbox_id: str) -> SandboxRecord:
     """Return the sandbox; raises FailedPreconditionError when it is stopped or being stopped."""
     sandbox = node.store.sandboxes.get(sandbox_id)
-    if sandbox is not None and needs_init(sandbox):
+    if sandbox is not None and shares_pid(sandbox):
         await look_for_init(node, sandbox)
         sandbox = node.store.sandboxes.get(sandbox_id)
     if sandbox is None or sandbox.state is not SandboxState.READY:
@@ -135,8 +143,9 @@ async def _mount_root(work: ContainerWork) -> None:
     snapshot = work.snapshot
     if snapshot is None:
         raise NotFoundError(f"container {work.record.id} has no writable layer")
+    target = work.node.paths.rootfs(work.record.id)
     await work.node.parts.mounts.overlay(
-        snapshot.lowers, snapshot.upper, snapshot.work, work.node.paths.rootfs(work.record.id)
+        snapshot.lowers, snapshot.upper, snapshot.work, target, owners_of(work)
     )
     await pin_target(work)
 
@@ -167,7 +176,10 @@ async def _write_spec(work: ContainerWork) -> None:
     judged = replace(record.config, image_reference=record.image_reference)
     grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
     devices = await node.disk.run(device_nodes, record.config, privileged=grant.privileged)
-    layout = replace(layout_of(node, sandbox, record, host.real_paths), devices=devices)
+    sources = {**host.real_paths, **work.image_volumes}
+    layout = replace(layout_of(node, sandbox, record, sources), devices=devices)
+    volumes = await mapped_volumes(work, layout.mounts, grant.recursive_readonly)
+    layout = replace(layout, mounts=volumes)
     document = spec.build(grant, layout)
     target = node.paths.spec(record.id)
     await node.disk.run(write_private, target, json.dumps(document).encode())
@@ -202,6 +214,8 @@ def layout_of(
         uts_ns=str(pins / "uts") if own_network else None,
         host_pid=record.config.security.namespaces.pid is NamespaceMode.NODE,
         pid_ns=pid_namespace(node, sandbox, record),
+        user_ns=None if options.user is None else str(pins / "user"),
+        users=options.user,
         cgroups_path=record.cgroup_path,
         hostname=hostname_of(sandbox) if own_network else "",
         terminal=record.config.tty,
@@ -209,7 +223,8 @@ def layout_of(
         resolv_conf=str(node.paths.resolv_conf(sandbox.id)),
         hostname_file=str(node.paths.hostname(sandbox.id)),
         mounts=tuple(
-            replace(mount, host_path=real_paths[mount.host_path]) for mount in record.config.mounts
+            replace(mount, host_path=real_paths[source_key(i) if mount.image else mount.host_path])
+            for i, mount in enumerate(record.config.mounts)
         ),
     )
 
@@ -236,6 +251,7 @@ CREATE_CONTAINER: Final[Verb[ContainerWork]] = Verb(
         Step(name="bundle", do=_make_bundle, undo=remove_bundle),
         Step(name="snapshot", do=_prepare, undo=discard_snapshot),
         Step(name="rootfs", do=_mount_root, undo=unmount_root),
+        Step(name="image_volumes", do=mount_image_volumes, undo=remove_image_volumes),
         Step(name="spec", do=_write_spec),
         Step(name="record", do=_commit, undo=drop_record),
     ),

@@ -13,6 +13,7 @@ from noderuntime.engine.container_create import (
 )
 from noderuntime.engine.container_start import release_process, remove_monitor
 from noderuntime.engine.container_stop import stop_container
+from noderuntime.engine.image_volumes import remove_image_volumes
 from noderuntime.engine.node import Node
 from noderuntime.engine.steps import Step, Verb, carry_through
 from noderuntime.engine.work import ContainerWork
@@ -56,6 +57,7 @@ REMOVE_CONTAINER: Final[Verb[ContainerWork]] = Verb(
         Step(name="process", do=release_process),
         Step(name="monitor", do=remove_monitor),
         Step(name="rootfs", do=unmount_root),
+        Step(name="image_volumes", do=remove_image_volumes),
         Step(name="snapshot", do=discard_snapshot),
         Step(name="bundle", do=remove_bundle),
         Step(name="record", do=_forget),

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from noderuntime.engine import checkpoint, exits, images, recovery, stats
 from noderuntime.engine import exec as exec_
-from noderuntime.engine import exits, images, recovery, stats
 from noderuntime.engine.container_create import create_container
 from noderuntime.engine.container_remove import remove_container
 from noderuntime.engine.container_start import start_container
 from noderuntime.engine.container_stop import stop_container
 from noderuntime.engine.disk import Disk
+from noderuntime.engine.events import Feed, Subscription
 from noderuntime.engine.handlers import HandlerTable
 from noderuntime.engine.jobs import Jobs
 from noderuntime.engine.journal import Journal
@@ -22,12 +23,15 @@ from noderuntime.engine.sandbox_remove import remove_sandbox
 from noderuntime.engine.sandbox_run import run_sandbox
 from noderuntime.engine.sandbox_stop import stop_sandbox
 from noderuntime.engine.state import ContainerState
-from noderuntime.engine.stats import ContainerStats, SandboxStats
+from noderuntime.engine.stats import ContainerStats, PodMetrics, SandboxStats
 from noderuntime.engine.store import Store
 from noderuntime.engine.verbs import steps_of
 from noderuntime.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from noderuntime.api.config import Config
     from noderuntime.engine.state import ContainerId, ContainerRecord, SandboxId, SandboxRecord
     from noderuntime.host.ports import AttachStream, ExecResult, ExecStream
     from noderuntime.images.ports import Credentials, FsUsage, Image
@@ -87,6 +91,7 @@ class Engine:
             handlers=HandlerTable(config),
             faults=faults,
         )
+        self._events = Feed(self._node.store, self._node.now_ns)
 
     async def recover(self) -> None:
         """Finish or undo what was cut off, find what ended meanwhile; before the socket answers."""
@@ -103,6 +108,14 @@ class Engine:
                 group.create_task(self._node.handlers.watch())
         finally:
             await self.close()
+
+    def subscribe(self) -> Subscription:
+        """GetContainerEvents: what happens from now on; to be closed. Raises ResourceExhaustedError."""
+        return self._events.subscribe()
+
+    def end_events(self) -> None:
+        """End every subscription: nothing else ends these calls, and a server waits for its calls."""
+        self._events.close()
 
     async def close(self, *, grace_s: float = SHUTDOWN_GRACE_S) -> None:
         """Let the jobs under way end, for a while; then cancel them, which undoes them."""
@@ -157,6 +170,20 @@ class Engine:
         """UpdateContainerResources, through the policy's gate."""
         await exec_.update_resources(self._node, container_id, resources)
 
+    async def update_sandbox_resources(
+        self, sandbox_id: str, overhead: Resources, resources: Resources
+    ) -> None:
+        """UpdatePodSandboxResources: the kubelet has set the Pod's cgroup already; kept as told."""
+        await exec_.update_sandbox_resources(self._node, sandbox_id, overhead, resources)
+
+    async def checkpoint_container(self, container_id: str) -> None:
+        """CheckpointContainer: refused, by what is missing."""
+        await checkpoint.checkpoint_container(self._node, container_id)
+
+    def config(self) -> Config:
+        """Return the node's own settings."""
+        return self._node.parts.config
+
     async def reopen_log(self, container_id: str) -> None:
         """ReopenContainerLog."""
         await exec_.reopen_log(self._node, container_id)
@@ -191,6 +218,10 @@ class Engine:
         """Read one Pod."""
         return await stats.sandbox_stats(self._node, sandbox_id)
 
+    def pod_metrics(self) -> AsyncIterator[PodMetrics]:
+        """Read all ready Pods with everything that is known of their use, one after another."""
+        return stats.pod_metrics(self._node)
+
     async def pull_image(
         self, reference: str, credentials: Credentials | None, *, handler: str
     ) -> Image:
@@ -223,7 +254,7 @@ class Engine:
                 HandlerInfo(
                     name=name,
                     recursive_readonly=features.recursive_readonly,
-                    user_namespaces=False,
+                    user_namespaces=features.idmapped,
                 )
                 for name in handlers.names()
             ),

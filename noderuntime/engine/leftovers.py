@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from noderuntime.engine.container_remove import REMOVE_CONTAINER
+from noderuntime.engine.image_volumes import owner_of, snapshots_of
 from noderuntime.engine.jobs import describe
 from noderuntime.engine.node import Node
 from noderuntime.engine.state import ContainerId, SandboxId
@@ -41,7 +42,8 @@ async def remove_all(
             await _try_all(
                 "container", record.id, (partial(carry_through, REMOVE_CONTAINER, work),)
             )
-    found = {*_names(node.paths.containers), *node.parts.images.containers(), *lost_containers}
+    snapshots = map(owner_of, node.parts.images.containers())
+    found = {*_names(node.paths.containers), *snapshots, *lost_containers}
     for container_id in sorted(found):
         if node.store.containers.get(container_id) is None:
             await _try_all(
@@ -66,7 +68,8 @@ def _of_container(node: Node, container_id: ContainerId) -> Iterator[Action]:
     if cgroup_path:
         yield lambda: parts.cgroups.remove(cgroup_path)
     yield lambda: parts.mounts.unmount(paths.bundle(container_id))
-    yield lambda: parts.images.discard(container_id)
+    for snapshot in (container_id, *snapshots_of(node, container_id)):
+        yield partial(parts.images.discard, snapshot)
     yield lambda: node.disk.remove_tree(paths.bundle(container_id))
 
 

@@ -94,9 +94,17 @@ class Paths:
         """Return the pin of the PID namespace that the container joins (mode TARGET)."""
         return self.bundle(container_id) / "target-pid"
 
+    def volume(self, container_id: ContainerId, number: int) -> Path:
+        """Return where a volume is mounted a second time, for a user namespace."""
+        return self.bundle(container_id) / "mapped" / str(number)
+
     def rootfs(self, container_id: ContainerId) -> Path:
         """Return the mount point of the container's root."""
         return self.bundle(container_id) / "rootfs"
+
+    def image_volumes(self, container_id: ContainerId) -> Path:
+        """Return the folder of the container's mounted images."""
+        return self.bundle(container_id) / "volumes"
 
     def spec(self, container_id: ContainerId) -> Path:
         """Return the container's config.json."""

@@ -2,6 +2,9 @@
 
 A sandbox lives no longer than it: the kernel ends everything in its PID namespace with it. Then the
 sandbox is NotReady, and the kubelet makes a new one.
+
+A Pod with a user namespace has one too, until its namespaces are pinned: only a process without
+threads can enter a user namespace, and what it makes there belongs to it. user_namespaces(7).
 """
 
 from __future__ import annotations
@@ -19,9 +22,14 @@ from noderuntime.policy.model import NamespaceMode
 _log = logging.getLogger(__name__)
 
 
-def needs_init(record: SandboxRecord) -> bool:
-    """Tell whether the sandbox has a first process."""
+def shares_pid(record: SandboxRecord) -> bool:
+    """Tell whether the sandbox lives as long as its first process."""
     return record.config.namespaces.pid is NamespaceMode.POD
+
+
+def needs_init(record: SandboxRecord) -> bool:
+    """Tell whether a first process makes the sandbox's namespaces."""
+    return shares_pid(record) or record.config.namespaces.user is not None
 
 
 async def start_init(work: SandboxWork) -> None:
@@ -34,6 +42,7 @@ async def start_init(work: SandboxWork) -> None:
         str(directory / "rootfs"),
         cgroups_path=_cgroup_path(node, record),
         namespaces=_namespaces(record),
+        user=record.config.namespaces.user,
     )
     request = InitRequest(sandbox_id=record.id, directory=directory, config=config)
     work.init = await node.parts.inits.start(node.runtime(record.oci_runtime), request)
@@ -51,7 +60,7 @@ async def remove_init(work: SandboxWork) -> None:
 
 async def look_for_init(node: Node, record: SandboxRecord) -> None:
     """Mark the sandbox NotReady where its first process has ended."""
-    if record.state is not SandboxState.READY or not needs_init(record):
+    if record.state is not SandboxState.READY or not shares_pid(record):
         return
     if await node.parts.inits.find(node.paths.init(record.id)) is not None:
         return

@@ -46,6 +46,11 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             f"{config.pod.attempt}, was stopped; remove it first or use another attempt"
         )
     served = node.handlers.get(handler)
+    if config.namespaces.user is not None and not node.parts.mounts.features().idmapped:
+        raise FailedPreconditionError(
+            "hostUsers: false needs a kernel of 5.19 or later that lets user namespaces be made; "
+            "run this Pod on another node"
+        )
     grant = admission.admit_sandbox(served, config)
     record = SandboxRecord(
         id=SandboxId(new_id()),
@@ -101,6 +106,7 @@ async def _make_namespaces(work: SandboxWork) -> None:
         ipc=options.ipc is NamespaceMode.POD,
         uts=own_network,  # hostNetwork shares the host's name as well
         pid=options.pid is NamespaceMode.POD,
+        user=options.user is not None,
         init=work.init,
         hostname=hostname_of(work.record) if own_network else "",
         sysctls=work.grant.sysctls if work.grant is not None else {},
@@ -108,6 +114,8 @@ async def _make_namespaces(work: SandboxWork) -> None:
     if request.network or request.ipc or request.uts or request.pid:
         directory = work.node.paths.namespaces(work.record.id)
         await work.node.parts.namespaces.create(directory, request)
+    if not request.pid:
+        await remove_init(work)  # it was there for its user namespace
 
 
 async def remove_namespaces(work: SandboxWork) -> None:

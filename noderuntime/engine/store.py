@@ -55,6 +55,11 @@ class Table(Generic[R]):
         self._records: dict[str, R] = {}
         self._ids: list[str] = []
         self._names: dict[Hashable, str] = {}
+        self._watchers: list[Callable[[R | None, R | None], None]] = []
+
+    def watch(self, changed: Callable[[R | None, R | None], None]) -> None:
+        """Call ``changed(before, now)`` after each change; None is 'not there'. Not for ``load``."""
+        self._watchers.append(changed)
 
     async def load(self) -> tuple[str, ...]:
         """Read the folder; return the IDs whose files were corrupted and have been set aside."""
@@ -109,7 +114,9 @@ class Table(Generic[R]):
     async def put(self, record: R) -> None:
         """Write the record, then show it."""
         await self._disk.write(self._file(record.id), self._adapter.dump_json(record))
+        before = self._records.get(record.id)
         self._remember(record)
+        self._tell(before, record)
 
     async def drop(self, record_id: str) -> None:
         """Remove the record; unknown is success."""
@@ -119,6 +126,11 @@ class Table(Generic[R]):
             del self._ids[bisect_left(self._ids, record_id)]
             if self._names.get(self._name_of(record)) == record_id:
                 del self._names[self._name_of(record)]
+            self._tell(record, None)
+
+    def _tell(self, before: R | None, now: R | None) -> None:
+        for changed in self._watchers:
+            changed(before, now)
 
     def _file(self, record_id: str) -> Path:
         return self._directory / (record_id + SUFFIX)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from noderuntime.engine.journal import Intent
@@ -41,6 +41,7 @@ class ContainerWork:
     handler: Handler | None = None
     image: Image | None = None
     snapshot: Snapshot | None = None
+    image_volumes: dict[str, str] = field(default_factory=dict[str, str])  # key -> path
     started_pid: int = 0
     until_ns: int = (
         0  # end of a stop's grace, since the epoch: a restart goes on with the rest of it

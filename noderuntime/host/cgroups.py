@@ -1,7 +1,7 @@
 """Cgroups: where the kubelet's and ours are, what they use, and their removal. cgroups(7).
 
 Both hierarchies are read, v2 and v1 (also hybrid, where v2 holds no controller). The OCI runtime
-makes a container's cgroup; nothing here writes a limit. Names follow what kubelet and cAdvisor
+makes a container's cgroup and writes its limits. Names follow what kubelet and cAdvisor
 expect: the leaf is the container's ID.
 """
 
@@ -17,8 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from noderuntime.errors import HostError, InvalidArgumentError, NotFoundError
-from noderuntime.host import mountinfo
+from noderuntime.host import cgroup_metrics, mountinfo
+from noderuntime.host.cgroup_files import number, table, words
 from noderuntime.host.ports import CgroupDriver, CgroupStats
+from noderuntime.host.readings import CgroupMetrics
 from noderuntime.host.syscalls import host_error
 from noderuntime.host.threads import in_pool
 
@@ -71,6 +73,17 @@ class KernelCgroups:
         """Return SYSTEMD where systemd is PID 1, else CGROUPFS."""
         return self._driver
 
+    def is_unified(self) -> bool:
+        """Tell whether every controller is in v2."""
+        return set(self._mounted) == {UNIFIED}
+
+    def has_controller(self, name: str) -> bool:
+        """Tell whether the node has a controller, in whichever hierarchy."""
+        if name in self._mounted:
+            return True
+        unified = self._mounted.get(UNIFIED)
+        return unified is not None and name in words(unified / "cgroup.controllers")
+
     def oci_path(self, parent: str, container_id: str) -> str:
         """Return ``linux.cgroupsPath``: PARENT/ID, or SLICE:cri-noderuntime:ID for systemd."""
         if self._driver is CgroupDriver.SYSTEMD:
@@ -95,10 +108,28 @@ class KernelCgroups:
 
     async def pod_stats(self, parent: str) -> CgroupStats:
         """Read the kubelet's Pod cgroup; raises NotFoundError when it is gone."""
-        name = PurePosixPath(parent).name
-        is_slice = self._driver is CgroupDriver.SYSTEMD
-        relative = expand_slice(name) if is_slice else _checked(parent).lstrip("/")
-        return await in_pool(self._read, relative)
+        return await in_pool(self._read, self._relative_of_pod(parent))
+
+    async def metrics(self, oci_path: str) -> CgroupMetrics:
+        """Read everything of the container's cgroup; raises NotFoundError when it is gone."""
+        return await in_pool(self._read_all, self.relative(oci_path))
+
+    async def pod_metrics(self, parent: str) -> CgroupMetrics:
+        """Read everything of the kubelet's Pod cgroup; raises NotFoundError when it is gone."""
+        return await in_pool(self._read_all, self._relative_of_pod(parent))
+
+    def _relative_of_pod(self, parent: str) -> str:
+        if self._driver is CgroupDriver.SYSTEMD:
+            return expand_slice(PurePosixPath(parent).name)
+        return _checked(parent).lstrip("/")
+
+    async def lift_cpu_quota(self, oci_path: str) -> None:
+        """Take the CPU quota away. Raises HostError."""
+        controller, file, text = (
+            (UNIFIED, "cpu.max", "max") if self.is_unified() else ("cpu", "cpu.cfs_quota_us", "-1")
+        )
+        if mount := self._mounted.get(controller):
+            await in_pool(_write, mount / self.relative(oci_path) / file, text)
 
     async def remove(self, oci_path: str) -> None:
         """Remove the container's cgroup, and what it made below, in every hierarchy.
@@ -109,9 +140,21 @@ class KernelCgroups:
         await in_pool(_remove_trees, [mount / relative for mount in set(self._mounted.values())])
 
     def _read(self, relative: str) -> CgroupStats:
-        if set(self._mounted) == {UNIFIED}:
+        if self.is_unified():
             return _read_v2(self._mounted[UNIFIED] / relative)
-        return _read_v1({c: mount / relative for c, mount in self._mounted.items() if c != UNIFIED})
+        return _read_v1(self._below_each(relative))
+
+    def _read_all(self, relative: str) -> CgroupMetrics:
+        if self.is_unified():
+            path = _present(self._mounted[UNIFIED] / relative)
+            return cgroup_metrics.read_v2(path, f"/{relative}")
+        paths = self._below_each(relative)
+        if not any(path.is_dir() for path in paths.values()):
+            raise NotFoundError(f"cgroup {relative} is not there")
+        return cgroup_metrics.read_v1(paths, f"/{relative}")
+
+    def _below_each(self, relative: str) -> Mapping[str, Path]:
+        return {c: mount / relative for c, mount in self._mounted.items() if c != UNIFIED}
 
 
 def _checked(path: str) -> str:
@@ -121,37 +164,32 @@ def _checked(path: str) -> str:
     return "/" + "/".join(parts[1:])
 
 
-def _number(file: Path) -> int:
+def _write(file: Path, text: str) -> None:
     try:
-        text = file.read_text().strip()
-    except OSError:
-        return 0  # the controller is not enabled here, or the cgroup goes right now
-    return int(text) if text.isdigit() else 0
+        with file.open("r+") as opened:
+            opened.write(text)
+    except OSError as error:
+        raise host_error(f"cannot write {file}", error.errno or 0) from error
 
 
-def _table(file: Path) -> Mapping[str, int]:
-    try:
-        lines = file.read_text().splitlines()
-    except OSError:
-        return {}
-    pairs = (line.split() for line in lines)
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+def _present(path: Path) -> Path:
+    if not path.is_dir():
+        raise NotFoundError(f"cgroup {path} is not there")
+    return path
 
 
 def _read_v2(path: Path) -> CgroupStats:
-    if not path.is_dir():
-        raise NotFoundError(f"cgroup {path} is not there")
-    memory = _table(path / "memory.stat")
-    usage = _number(path / "memory.current")
+    memory = table(_present(path) / "memory.stat")
+    usage = number(path / "memory.current")
     return CgroupStats(
         timestamp_ns=time.time_ns(),
-        cpu_usage_ns=_table(path / "cpu.stat").get("usage_usec", 0) * 1000,
+        cpu_usage_ns=table(path / "cpu.stat").get("usage_usec", 0) * 1000,
         memory_usage_bytes=usage,
         memory_working_set_bytes=max(0, usage - memory.get("inactive_file", 0)),
         memory_rss_bytes=memory.get("anon", 0),
         memory_page_faults=memory.get("pgfault", 0),
         memory_major_page_faults=memory.get("pgmajfault", 0),
-        pids=_number(path / "pids.current"),
+        pids=number(path / "pids.current"),
     )
 
 
@@ -161,17 +199,17 @@ def _read_v1(paths: Mapping[str, Path]) -> CgroupStats:
         raise NotFoundError(f"cgroup {where} is not there")
     none = Path("/nonexistent")
     memory_path = paths.get("memory", none)
-    memory = _table(memory_path / "memory.stat")
-    usage = _number(memory_path / "memory.usage_in_bytes")
+    memory = table(memory_path / "memory.stat")
+    usage = number(memory_path / "memory.usage_in_bytes")
     return CgroupStats(
         timestamp_ns=time.time_ns(),
-        cpu_usage_ns=_number(paths.get("cpuacct", none) / "cpuacct.usage"),
+        cpu_usage_ns=number(paths.get("cpuacct", none) / "cpuacct.usage"),
         memory_usage_bytes=usage,
         memory_working_set_bytes=max(0, usage - memory.get("total_inactive_file", 0)),
         memory_rss_bytes=memory.get("total_rss", 0),
         memory_page_faults=memory.get("total_pgfault", 0),
         memory_major_page_faults=memory.get("total_pgmajfault", 0),
-        pids=_number(paths.get("pids", none) / "pids.current"),
+        pids=number(paths.get("pids", none) / "pids.current"),
     )
 
 

@@ -7,11 +7,12 @@ process object is passed as a memory file: nothing is left on disk.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from noderuntime.errors import DeadlineExceededError, HostError
@@ -24,6 +25,9 @@ from noderuntime.host.syscalls import host_error
 from noderuntime.host.terminal import LARGEST, ExecCommand, Terminal, open_terminal
 
 OUTPUT_LIMIT_BYTES: Final = 16 * 1024 * 1024
+PIPE_BYTES: Final = (
+    256 * 1024
+)  # four reads for one wakeup; the kernel takes it only as it is filled
 STDOUT: Final = 2
 STDERR: Final = 3
 DRAIN_S: Final = 1.0  # output of what the process left behind is awaited that long after its end
@@ -193,6 +197,8 @@ def _open_pipes(
 ) -> RuntimeExecStream:
     def pipe(our_end: int) -> tuple[int, int]:
         ends = nonblocking_pipe(ours=our_end)
+        with suppress(OSError):  # a bound of the machine's is no reason to fail
+            fcntl.fcntl(ends[0], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         ours.callback(os.close, ends[our_end])
         theirs.callback(os.close, ends[1 - our_end])
         return ends[our_end], ends[1 - our_end]

@@ -50,22 +50,33 @@ async def sweep(runtime: OciRuntime) -> None:
 async def _end(
     pid: int, send: Callable[[int], None], ended: Callable[[], Coroutine[object, object, object]]
 ) -> None:
-    send(signal.SIGSTOP)  # so that its children keep their parent while they are looked for
     try:
-        for _ in range(ROUNDS):  # what is being started now may be seen one round later
-            found = await in_pool(pids.tree, pid)
-            alive = [p for p in found if pids.identify(p.pid) == p]
-            if not alive:
-                break
-            pids.kill(frozenset(alive))
-            await asyncio.sleep(ROUND_S)
-        send(signal.SIGCONT)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(REAP_S):
-                await ended()
+        # One that has no child yet must not go on: it would start the process after all.
+        if await _kill_inside(pid, send):
+            send(signal.SIGCONT)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REAP_S):
+                    await ended()
+                    return
+            await _kill_inside(pid, send)
     finally:
         send(signal.SIGKILL)
         await ended()
+
+
+async def _kill_inside(pid: int, send: Callable[[int], None]) -> bool:
+    """Stop the runtime and kill all below it; tells whether there was anything, dead or alive."""
+    send(signal.SIGSTOP)  # so that its children keep their parent while they are looked for
+    was_started = False
+    for _ in range(ROUNDS):  # what is being started below it may be seen one round later
+        found = await in_pool(pids.tree, pid)
+        was_started = was_started or bool(found)
+        alive = [process for process in found if pids.identify(process.pid) == process]
+        if not alive:
+            break
+        pids.kill(frozenset(alive))
+        await asyncio.sleep(ROUND_S)
+    return was_started
 
 
 def _execs(prefix: tuple[str, ...]) -> tuple[int, ...]:

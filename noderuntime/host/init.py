@@ -177,7 +177,8 @@ async def _run(argv: tuple[str, ...], directory: Path) -> int:
 def _prepare(request: InitRequest) -> None:
     root = request.directory / "rootfs"
     for directory in (request.directory, root, root / "dev", root / "proc"):
-        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)  # a user namespace's root must be able to open it
     for name in ("init.json", "init.pid", "oci.log"):
         (request.directory / name).unlink(missing_ok=True)
     file = root / "init"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,12 +17,14 @@ from typing import Final
 
 from noderuntime.errors import HostError, InvalidArgumentError
 from noderuntime.host import mountinfo, syscalls
-from noderuntime.host.ports import MountFeatures
+from noderuntime.host.ports import MountFeatures, Owners
 from noderuntime.host.threads import in_pool
 
 MAX_LOWERS: Final = 127
 _OPTIONS_LIMIT_BYTES: Final = 4000  # the page, less room for what the kernel adds
 _SPECIAL: Final = frozenset(":,\\")
+_IDMAPPED_LOWERS: Final = (5, 19)  # the kernel whose overlay takes them
+_MAX_USERNS: Final = Path("/proc/sys/user/max_user_namespaces")
 _INDEX_PARAMETER: Final = Path("/sys/module/overlay/parameters/index")
 
 
@@ -30,19 +33,35 @@ class KernelMounts:
 
     def features(self) -> MountFeatures:
         """Ask the kernel; cheap."""
-        return MountFeatures(recursive_readonly=syscalls.can_set_mount_attributes())
+        return MountFeatures(
+            recursive_readonly=syscalls.can_set_mount_attributes(), idmapped=_can_idmap()
+        )
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         """Mount a tmpfs, once: where one is mounted already it stays. Raises HostError."""
         await in_pool(_tmpfs, target, size_bytes, mode)
 
-    async def overlay(self, lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
+    async def overlay(
+        self,
+        lowers: Sequence[Path],
+        upper: Path,
+        work: Path,
+        target: Path,
+        owners: Owners | None = None,
+    ) -> None:
         """Mount an overlay on ``target``, which is made if missing. Raises HostError.
 
         It is ``volatile`` where the kernel can (5.10): what a container writes into its own root
         lives no longer than the container, and an unmount would else flush the node's whole disk.
         """
-        await in_pool(_overlay, tuple(lowers), upper, work, target)
+        if owners is None:
+            await in_pool(_overlay, tuple(lowers), upper, work, target)
+        else:
+            await in_pool(_mapped_overlay, tuple(lowers), upper, work, target, owners)
+
+    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+        """Mount a tree a second time. Raises HostError."""
+        return await in_pool(_clone, source, target, userns)
 
     async def unmount(self, target: Path) -> None:
         """Unmount at and below; lazily where something is busy. Raises HostError."""
@@ -75,6 +94,56 @@ def _overlay(lowers: tuple[Path, ...], upper: Path, work: Path, target: Path) ->
             if error.errno != errno.EINVAL:
                 raise
             syscalls.mount("overlay", target, "overlay", options=f"{extra}{layers}")
+
+
+def _mapped_overlay(
+    lowers: tuple[Path, ...], upper: Path, work: Path, target: Path, owners: Owners
+) -> None:
+    """Mount an overlay on lowers whose owners are mapped; these mounts go again, it keeps its own.
+
+    They are attached for that moment, as kernels before 6.15 take no others. Beside ``target``.
+    """
+    folder = target.with_name(target.name + ".lowers")
+    mapped = tuple(folder / str(number) for number in range(len(lowers)))
+    try:
+        for source, point in zip(lowers, mapped, strict=True):
+            point.mkdir(parents=True, exist_ok=True)
+            syscalls.clone_mount(source, point, owners.userns, recursive=False)
+        _give(upper, owners)
+        _overlay(mapped, upper, work, target)
+    finally:
+        _unmount(folder)
+    shutil.rmtree(folder)
+
+
+def _give(upper: Path, owners: Owners) -> None:
+    """Map the owner of the folder, unless that was done: it is the container's "/"."""
+    found = upper.stat()
+    uid, gid = found.st_uid, found.st_gid
+    if uid < owners.uid and gid < owners.gid:
+        os.chown(upper, owners.uid + uid, owners.gid + gid)
+
+
+def _clone(source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+    if source.is_dir():
+        target.mkdir(mode=0o711, parents=True, exist_ok=True)
+    else:
+        target.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        target.touch(mode=0o600)
+    syscalls.clone_mount(source, target, userns, recursive=True)
+    where = target.resolve()
+    found = {e.target for e in mountinfo.mounts() if where in e.target.parents}
+    below = sorted(found, key=lambda path: len(path.parts))
+    return tuple(target / path.relative_to(where) for path in below)
+
+
+def _can_idmap() -> bool:
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    is_new = release is not None and (int(release[1]), int(release[2])) >= _IDMAPPED_LOWERS
+    try:
+        return is_new and int(_MAX_USERNS.read_text()) > 0
+    except (OSError, ValueError):
+        return False  # a kernel without user namespaces
 
 
 def _layer_options(lowers: Sequence[Path], upper: Path, work: Path, stack: ExitStack) -> str:

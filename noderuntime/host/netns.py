@@ -28,7 +28,7 @@ _KINDS: Final = {
     "ipc": syscalls.CLONE_NEWIPC,
     "uts": syscalls.CLONE_NEWUTS,
 }
-_PINS: Final = (*_KINDS, "pid")
+_PINS: Final = (*_KINDS, "pid", "user")
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
@@ -96,21 +96,10 @@ def _create(directory: Path, request: NamespaceRequest) -> None:
     kinds = [kind for kind, is_wanted in wanted.items() if is_wanted]
     _remove(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    if not kinds and not request.pid:
+    if not kinds and not _of_init(request):
         return
     try:
-        _enter(kinds, request.init)
-        if request.network:
-            _loopback_up()
-        if request.uts and request.hostname:
-            socket.sethostname(request.hostname)
-        for name, value in request.sysctls.items():
-            _write_sysctl(sysctl_path(name, request), name, value)
-        for kind in kinds:
-            _pin(f"/proc/thread-self/ns/{kind}", directory / kind)
-        if request.pid and request.init is not None:
-            _pin(f"/proc/{request.init.pid}/ns/pid", directory / "pid")
-            _require_running(request.init)  # so the number was its own all the time
+        _fill(directory, request, kinds)
     except BaseException as error:
         try:
             _remove(directory)
@@ -119,6 +108,29 @@ def _create(directory: Path, request: NamespaceRequest) -> None:
         if isinstance(error, OSError):
             raise syscalls.host_error("making the pod's namespaces", error.errno or 0) from error
         raise
+
+
+def _fill(directory: Path, request: NamespaceRequest, kinds: list[str]) -> None:
+    """Enter the namespaces, set them up, pin them."""
+    _enter(kinds, request.init)
+    if request.network:
+        _loopback_up()
+    if request.uts and request.hostname:
+        socket.sethostname(request.hostname)
+    for name, value in request.sysctls.items():
+        _write_sysctl(sysctl_path(name, request), name, value)
+    for kind in kinds:
+        _pin(f"/proc/thread-self/ns/{kind}", directory / kind)
+    if request.init is not None:
+        for kind in _of_init(request):
+            _pin(f"/proc/{request.init.pid}/ns/{kind}", directory / kind)
+        _require_running(request.init)  # so the number was its own all the time
+
+
+def _of_init(request: NamespaceRequest) -> list[str]:
+    """Return the kinds that no thread of a program with threads could enter."""
+    wanted = {"pid": request.pid, "user": request.user}
+    return [kind for kind, is_wanted in wanted.items() if is_wanted]
 
 
 def _enter(kinds: list[str], init: pids.ProcessIdentity | None) -> None:

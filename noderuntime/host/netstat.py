@@ -34,6 +34,10 @@ def parse(table: str) -> tuple[NetworkUsage, ...]:
                 rx_errors=int(fields[2]),
                 tx_bytes=int(fields[8]),
                 tx_errors=int(fields[10]),
+                rx_packets=int(fields[1]),
+                rx_dropped=int(fields[3]),
+                tx_packets=int(fields[9]),
+                tx_dropped=int(fields[11]),
             )
         )
     return tuple(found)

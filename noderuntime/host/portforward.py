@@ -7,6 +7,7 @@ namespace, makes the sockets and dies, and the event loop connects them. socket(
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from pathlib import Path
 from typing import Final
@@ -35,9 +36,10 @@ class NetnsPortForward:
                 try:
                     async with asyncio.timeout(_TIMEOUT_S):
                         await asyncio.get_running_loop().sock_connect(connection, (address, port))
-                except (OSError, TimeoutError) as error:
-                    why = getattr(error, "strerror", None) or "no answer in time"
-                    refused.append(f"{address}: {why.lower()}")
+                except OSError as error:  # TimeoutError is one, without a number
+                    # asyncio's text has the address in it, as Python shows a tuple.
+                    why = os.strerror(error.errno).lower() if error.errno else "no answer in time"
+                    refused.append(f"{address}: {why}")
                     continue
                 chosen = connection.dup()
                 return await asyncio.open_connection(sock=chosen)

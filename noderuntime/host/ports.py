@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from noderuntime.host.pids import ProcessIdentity
+from noderuntime.host.readings import CgroupMetrics
 from noderuntime.policy.model import Resources
 
 
@@ -23,20 +24,22 @@ class NamespaceRequest:
     """Which namespaces a sandbox gets of its own, and what is set inside them.
 
     With ``init`` they are that process' own: nothing is made, all are entered and pinned. Only then
-    there can be a PID namespace, which lives no longer than its first process.
+    there can be a PID namespace, which lives no longer than its first process, and a user namespace,
+    which then owns the others.
     """
 
     network: bool
     ipc: bool
     uts: bool
     pid: bool = False
+    user: bool = False
     init: ProcessIdentity | None = None
     hostname: str = ""
     sysctls: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Namespaces(Protocol):
-    """Namespaces, bind-mounted on ``DIRECTORY/{net,ipc,uts,pid}``. namespaces(7)."""
+    """Namespaces, bind-mounted on ``DIRECTORY/{net,ipc,uts,pid,user}``. namespaces(7)."""
 
     async def prepare(self, root: Path) -> None:
         """Make ``root`` a private mount of its own (once), so that pins do not propagate."""
@@ -47,7 +50,7 @@ class Namespaces(Protocol):
         ...
 
     async def remove(self, directory: Path) -> None:
-        """Unpin and remove whatever of net, ipc, uts and pid is in ``directory``."""
+        """Unpin and remove whatever of net, ipc, uts, pid and user is in ``directory``."""
         ...
 
     async def pin_pid(self, pid: int, member_of: str, target: Path) -> None:
@@ -93,6 +96,16 @@ class MountFeatures:
     """What this kernel can do with mounts."""
 
     recursive_readonly: bool  # OCI's option ``rro``, which crun and runc both know
+    idmapped: bool  # also below an overlay: what user namespaces need
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owners:
+    """A user namespace by its pin, and which IDs of the node its root has."""
+
+    userns: Path
+    uid: int
+    gid: int
 
 
 class Mounts(Protocol):
@@ -106,8 +119,27 @@ class Mounts(Protocol):
         """Mount a tmpfs (nosuid, nodev, noexec) on ``target``, which is made if missing."""
         ...
 
-    async def overlay(self, lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
-        """Mount an overlay; ``lowers`` are topmost first, up to 127 of them."""
+    async def overlay(
+        self,
+        lowers: Sequence[Path],
+        upper: Path,
+        work: Path,
+        target: Path,
+        owners: Owners | None = None,
+    ) -> None:
+        """Mount an overlay; ``lowers`` are topmost first, up to 127 of them.
+
+        With ``owners`` the files of the lowers belong to that user namespace, and so does ``upper``,
+        which is given to it here.
+        """
+        ...
+
+    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+        """Mount ``source``, with all that is mounted below it, on ``target`` as well.
+
+        ``target`` is made, as a folder or a file. With ``userns`` owners are mapped by it. Returns
+        the mount points below ``target``, each after those above it.
+        """
         ...
 
     async def unmount(self, target: Path) -> None:
@@ -143,6 +175,14 @@ class Cgroups(Protocol):
         """Return SYSTEMD where systemd is PID 1, else CGROUPFS."""
         ...
 
+    def is_unified(self) -> bool:
+        """Tell whether every controller is in v2."""
+        ...
+
+    def has_controller(self, name: str) -> bool:
+        """Tell whether the node has a controller, in whichever hierarchy."""
+        ...
+
     def oci_path(self, parent: str, container_id: str) -> str:
         """Return ``linux.cgroupsPath`` for a container below the kubelet's ``parent``."""
         ...
@@ -153,6 +193,18 @@ class Cgroups(Protocol):
 
     async def pod_stats(self, parent: str) -> CgroupStats:
         """Read the kubelet's Pod cgroup (its own children included)."""
+        ...
+
+    async def metrics(self, oci_path: str) -> CgroupMetrics:
+        """Read everything of the container's cgroup; raises NotFoundError when it is gone."""
+        ...
+
+    async def pod_metrics(self, parent: str) -> CgroupMetrics:
+        """Read everything of the kubelet's Pod cgroup; raises NotFoundError when it is gone."""
+        ...
+
+    async def lift_cpu_quota(self, oci_path: str) -> None:
+        """Take the CPU quota away; OCI runtimes differ in how they are told to (crun 1.8.1 fails)."""
         ...
 
     async def remove(self, oci_path: str) -> None:
@@ -348,3 +400,7 @@ class NetworkUsage:
     rx_errors: int
     tx_bytes: int
     tx_errors: int
+    rx_packets: int = 0
+    rx_dropped: int = 0
+    tx_packets: int = 0
+    tx_dropped: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ MS_NOEXEC: Final = 8
 MS_BIND: Final = 4096
 MS_REC: Final = 16384
 MS_PRIVATE: Final = 1 << 18
+MS_SLAVE: Final = 1 << 19
 
 MNT_DETACH: Final = 2
 UMOUNT_NOFOLLOW: Final = 8
@@ -34,7 +36,15 @@ RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_IN_ROOT: Final = 0x10
 
 _NR_OPENAT2: Final = 437
+_NR_OPEN_TREE: Final = 428
+_NR_MOVE_MOUNT: Final = 429
 _NR_MOUNT_SETATTR: Final = 442
+_AT_FDCWD: Final = -100
+_AT_EMPTY_PATH: Final = 0x1000
+_AT_RECURSIVE: Final = 0x8000
+_OPEN_TREE_CLONE: Final = 1
+_MOVE_MOUNT_F_EMPTY_PATH: Final = 4
+_MOUNT_ATTR_IDMAP: Final = 0x00100000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -84,6 +94,57 @@ def mount(source: str, target: Path, kind: str = "", flags: int = 0, options: st
         os.fsencode(options) if options else None,
     )
     _check(result, f"mount of {kind or source} on {target}")
+
+
+def clone_mount(source: Path, target: Path, userns: Path | None, *, recursive: bool) -> None:
+    """Mount ``source`` on ``target`` as well, its owners mapped by the user namespace ``userns``.
+
+    The copy is a slave: to unmount what is below it must never unmount the same below ``source``.
+    open_tree(2), mount_setattr(2) "MOUNT_ATTR_IDMAP", move_mount(2).
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
+    tree = int(
+        _libc.syscall(
+            ctypes.c_long(_NR_OPEN_TREE),
+            ctypes.c_int(_AT_FDCWD),
+            os.fsencode(source),
+            ctypes.c_uint(flags),
+        )
+    )
+    _check(tree, f"open of the mount {source}")
+    try:
+        _set_attributes(tree, source, userns, recursive=recursive)
+        moved = _libc.syscall(
+            ctypes.c_long(_NR_MOVE_MOUNT),
+            ctypes.c_int(tree),
+            b"",
+            ctypes.c_int(_AT_FDCWD),
+            os.fsencode(target),
+            ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
+        )
+        _check(moved, f"mount of {source} on {target}")
+    finally:
+        os.close(tree)
+
+
+def _set_attributes(tree: int, source: Path, userns: Path | None, *, recursive: bool) -> None:
+    namespace = -1 if userns is None else os.open(userns, os.O_RDONLY | os.O_CLOEXEC)
+    mapped = 0 if userns is None else _MOUNT_ATTR_IDMAP
+    try:
+        attributes = struct.pack("<4Q", mapped, 0, MS_SLAVE, max(namespace, 0))
+        result = _libc.syscall(
+            ctypes.c_long(_NR_MOUNT_SETATTR),
+            ctypes.c_int(tree),
+            b"",
+            ctypes.c_uint(_AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)),
+            ctypes.create_string_buffer(attributes, len(attributes)),
+            ctypes.c_size_t(len(attributes)),
+        )
+        what = "mapping the owners of" if mapped else "setting the attributes of"
+        _check(result, f"{what} {source} (can its file system be mapped?)")
+    finally:
+        if namespace >= 0:
+            os.close(namespace)
 
 
 def can_set_mount_attributes() -> bool:

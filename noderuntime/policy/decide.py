@@ -58,6 +58,7 @@ _LONGEST_HOSTNAME = 64  # HOST_NAME_MAX of Linux
 def admit_sandbox(rules: HandlerRules | None, sandbox: SandboxConfig) -> SandboxGrant | Denial:
     """Decide about a Pod as a whole. Raises InvalidArgumentError for what is malformed."""
     _require_no_target(sandbox.namespaces)
+    _require_own_namespaces(sandbox.namespaces)
     _require_hostname(sandbox.hostname)
     sysctls.require_namespaced(sandbox)
     grant = SandboxGrant(sysctls=sysctls.normalised(sandbox.sysctls))
@@ -194,6 +195,8 @@ def _require_sane(sandbox: SandboxConfig, container: ContainerConfig, image: Ima
             "its sandbox is not privileged"
         )
     users.require_in_range(container.name, image.user)
+    users.require_mapped(container.name, image.user, sandbox.namespaces.user)
+    _require_same_users(sandbox, container)
     capabilities.require_known(container.name, container.security)
     mounts.require_well_formed(container)
 
@@ -202,6 +205,26 @@ def _require_no_target(namespaces: Namespaces) -> None:
     if namespaces.pid is NamespaceMode.TARGET or namespaces.target_id:
         raise InvalidArgumentError(
             "namespace_options.pid: TARGET is for a container; a sandbox has none to join"
+        )
+
+
+def _require_own_namespaces(namespaces: Namespaces) -> None:
+    """Refuse the node's namespaces to a user namespace, which has no rights there."""
+    modes = (namespaces.network, namespaces.ipc, namespaces.pid)
+    if namespaces.user is not None and NamespaceMode.NODE in modes:
+        raise InvalidArgumentError(
+            "hostUsers: false needs the pod's own network, IPC and PID namespaces; remove "
+            "hostNetwork, hostIPC and hostPID"
+        )
+
+
+def _require_same_users(sandbox: SandboxConfig, container: ContainerConfig) -> None:
+    users_of_pod = sandbox.namespaces.user
+    asked = (container.security.namespaces.user, *(mount.idmap for mount in container.mounts))
+    if any(one is not None and one != users_of_pod for one in asked):
+        raise InvalidArgumentError(
+            f"containers[{container.name}]: its user namespace or the ID mappings of a mount are "
+            "not those of its sandbox"
         )
 
 

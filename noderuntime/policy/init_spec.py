@@ -8,13 +8,20 @@ node's that the Pod has not.
 
 from __future__ import annotations
 
-from noderuntime.policy.spec import DEFAULT_MASKED, DEFAULT_READONLY, OCI_VERSION
+from noderuntime.policy.model import UserNamespace
+from noderuntime.policy.spec import DEFAULT_MASKED, DEFAULT_READONLY, OCI_VERSION, mappings
 
 _NOBODY = 65534
 
 
-def build_init(rootfs: str, *, cgroups_path: str, namespaces: tuple[str, ...]) -> dict[str, object]:
-    """Return config.json; ``namespaces`` are the OCI types that are made anew."""
+def build_init(
+    rootfs: str,
+    *,
+    cgroups_path: str,
+    namespaces: tuple[str, ...],
+    user: UserNamespace | None = None,
+) -> dict[str, object]:
+    """Return config.json; ``namespaces`` are the OCI types that are made anew, besides ``user``."""
     none: list[str] = []
     dev = {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"}
     proc = {"destination": "/proc", "type": "proc", "source": "proc"}
@@ -40,7 +47,11 @@ def build_init(rootfs: str, *, cgroups_path: str, namespaces: tuple[str, ...]) -
             {**proc, "options": [*safe, "nodev"]},
         ],
         "linux": {
-            "namespaces": [{"type": kind} for kind in ("mount", *namespaces)],
+            "namespaces": [
+                {"type": kind}
+                for kind in (*(("user",) if user is not None else ()), "mount", *namespaces)
+            ],
+            **({} if user is None else mappings(user)),
             "cgroupsPath": cgroups_path,
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
             "maskedPaths": list(DEFAULT_MASKED),

@@ -41,13 +41,31 @@ class Propagation(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdMapping:
+    """IDMapping: ``length`` IDs from ``container_id`` on are those of the node from ``host_id`` on."""
+
+    container_id: int
+    host_id: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserNamespace:
+    """UserNamespace of mode POD; both maps begin at the container's root."""
+
+    uids: IdMapping
+    gids: IdMapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Namespaces:
-    """NamespaceOption."""
+    """NamespaceOption; ``user`` None is the node's user namespace."""
 
     network: NamespaceMode = NamespaceMode.POD
     pid: NamespaceMode = NamespaceMode.CONTAINER
     ipc: NamespaceMode = NamespaceMode.POD
     target_id: str = ""
+    user: UserNamespace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,14 +148,25 @@ class SandboxConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """Mount of CRI. ``host_path`` is the kubelet's volume, a file of its, or a hostPath."""
+    """Mount of CRI. ``host_path`` is the kubelet's volume, a file of its, or a hostPath.
+
+    With ``image`` (an ID or a reference, as the kubelet resolved it) it is empty: then the image is
+    the volume, ``image_reference`` are the Pod's own words, and ``image_ref`` is the image's digest
+    as soon as it is mounted. ``options`` are of noexec, nodev, nosuid.
+    """
 
     container_path: str
-    host_path: str
+    host_path: str = ""
     readonly: bool = False
     recursive_readonly: bool = False
     propagation: Propagation = Propagation.PRIVATE
     selinux_relabel: bool = False
+    idmap: UserNamespace | None = None  # its files' owners are seen through these
+    options: tuple[str, ...] = ()
+    image: str = ""
+    image_reference: str = ""
+    image_sub_path: str = ""
+    image_ref: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,7 +58,8 @@ class _Entry:
 def require_well_formed(container: ContainerConfig) -> None:
     """Raise InvalidArgumentError for a path that is not absolute, or leads up again."""
     for mount in container.mounts:
-        for path in (mount.container_path, mount.host_path):
+        paths = (mount.container_path,) if mount.image else (mount.container_path, mount.host_path)
+        for path in paths:
             if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
                 raise InvalidArgumentError(
                     f"containers[{container.name}].volumeMounts: {printable(path) or 'a path'} "
@@ -74,6 +75,8 @@ def host_paths_are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
     """Refuse mounts of the node's paths that the profile does not list, or lists read-only."""
     uid = facts.sandbox.pod.uid
     for mount in facts.container.mounts:
+        if mount.image:
+            continue  # nothing of the node's; its registry was asked for
         path = _clean(mount.host_path)
         if not is_kubelets(path, uid):
             real = _clean(facts.host.real_paths.get(mount.host_path, path))
@@ -120,6 +123,7 @@ def recursive_readonly(facts: ContainerFacts) -> frozenset[str]:
         mount.container_path
         for mount in facts.container.mounts
         if mount.readonly
+        and not mount.image
         and (_is_subpath(mount.host_path, uid) or not is_kubelets(mount.host_path, uid))
     )
 

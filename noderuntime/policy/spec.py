@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from noderuntime.policy.model import ContainerGrant, Mount, Propagation, Resources
+from noderuntime.policy.model import ContainerGrant, Mount, Propagation, Resources, UserNamespace
 from noderuntime.policy.seccomp import filter_of
 
 OCI_VERSION: Final = "1.0.2"
@@ -67,6 +67,8 @@ class SpecLayout:
     uts_ns: str | None = None
     host_pid: bool = False
     pid_ns: str | None = None  # None is one of the container's own, unless host_pid
+    user_ns: str | None = None
+    users: UserNamespace | None = None  # what user_ns maps: runc wants to be told
     cgroups_path: str = ""
     hostname: str = ""
     terminal: bool = False
@@ -104,6 +106,15 @@ def exec_process(
     return {**process, "args": list(argv), "terminal": tty}
 
 
+def mappings(users: UserNamespace) -> dict[str, object]:
+    """Return ``uidMappings`` and ``gidMappings`` of ``linux``."""
+    named = {"uidMappings": users.uids, "gidMappings": users.gids}
+    return {
+        name: [{"containerID": one.container_id, "hostID": one.host_id, "size": one.length}]
+        for name, one in named.items()
+    }
+
+
 def _process(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     capabilities = list(grant.capabilities)
     return {
@@ -137,14 +148,30 @@ def _linux(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
         "readonlyPaths": list(grant.readonly_paths),
         "devices": [_device(device) for device in layout.devices],
     }
+    if layout.users is not None:
+        linux |= mappings(layout.users)
     if layout.cgroups_path:
         linux["cgroupsPath"] = layout.cgroups_path
+    propagation = _root_propagation(layout)
+    if propagation:
+        linux["rootfsPropagation"] = propagation
     if grant.seccomp is not None:
         names = frozenset(name.removeprefix("CAP_") for name in grant.capabilities)
         linux["seccomp"] = filter_of(grant.seccomp, names, layout.machine)
     elif grant.seccomp_document is not None:
         linux["seccomp"] = dict(grant.seccomp_document)
     return linux
+
+
+def _root_propagation(layout: SpecLayout) -> str:
+    """Return what the container's root must be for its volumes to propagate; "" for the default.
+
+    A mount cannot be a slave or a peer of the node's once the whole tree was made private.
+    """
+    asked = {mount.propagation for mount in layout.mounts}
+    if Propagation.BIDIRECTIONAL in asked:
+        return "rshared"
+    return "rslave" if Propagation.HOST_TO_CONTAINER in asked else ""
 
 
 def _namespaces(grant: ContainerGrant, layout: SpecLayout) -> list[dict[str, str]]:
@@ -155,7 +182,12 @@ def _namespaces(grant: ContainerGrant, layout: SpecLayout) -> list[dict[str, str
         result.append({"type": "pid"})
     if layout.cgroup_namespace and not grant.privileged:
         result.append({"type": "cgroup"})
-    pinned = {"network": layout.network_ns, "ipc": layout.ipc_ns, "uts": layout.uts_ns}
+    pinned = {
+        "user": layout.user_ns,
+        "network": layout.network_ns,
+        "ipc": layout.ipc_ns,
+        "uts": layout.uts_ns,
+    }
     result += [{"type": kind, "path": path} for kind, path in pinned.items() if path is not None]
     return result
 
@@ -168,12 +200,15 @@ def _resources(asked: Resources, grant: ContainerGrant) -> dict[str, object]:
         "cpus": asked.cpuset_cpus,
         "mems": asked.cpuset_mems,
     }
-    memory = {"limit": asked.memory_limit_bytes, "swap": asked.memory_swap_limit_bytes}
+    memory = {
+        "limit": asked.memory_limit_bytes,
+        "swap": asked.memory_swap_limit_bytes,
+    }  # swap -1: any
     allowed: list[dict[str, object]] = [{"allow": grant.privileged, "access": "rwm"}]
     result: dict[str, object] = {
         "devices": allowed,
         "cpu": {key: value for key, value in cpu.items() if value and value != -1},
-        "memory": {key: value for key, value in memory.items() if value > 0},
+        "memory": {key: value for key, value in memory.items() if value},
     }
     if grant.pids_limit is not None:
         result["pids"] = {"limit": grant.pids_limit}
@@ -244,9 +279,9 @@ def _options(mount: Mount, grant: ContainerGrant) -> list[str]:
         Propagation.BIDIRECTIONAL: "rshared",
     }[mount.propagation]
     if not mount.readonly:
-        return ["rbind", propagation, "rw"]
+        return ["rbind", propagation, "rw", *mount.options]
     whole = mount.recursive_readonly or mount.container_path in grant.recursive_readonly
-    return ["rbind", propagation, "ro", *(["rro"] if whole else [])]
+    return ["rbind", propagation, "ro", *(["rro"] if whole else []), *mount.options]
 
 
 def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, object]:

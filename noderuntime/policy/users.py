@@ -8,7 +8,7 @@ from typing import Final
 from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy.denial import Denial
 from noderuntime.policy.facts import ContainerFacts
-from noderuntime.policy.model import ContainerConfig, ResolvedUser
+from noderuntime.policy.model import ContainerConfig, ResolvedUser, UserNamespace
 
 HIGHEST_ID: Final = 2**32 - 2  # 2^32-1 means 'leave unchanged' to setresuid(2)
 
@@ -26,6 +26,22 @@ def require_in_range(container: str, user: ResolvedUser) -> None:
                 raise InvalidArgumentError(
                     f"containers[{container}].securityContext.{field}: {number} is not "
                     f"between 0 and {HIGHEST_ID}"
+                )
+
+
+def require_mapped(container: str, user: ResolvedUser, namespace: UserNamespace | None) -> None:
+    """Raise InvalidArgumentError for an ID that the Pod's user namespace does not have."""
+    if namespace is None:
+        return
+    for field, mapping, numbers in (
+        ("runAsUser", namespace.uids, (user.uid,)),
+        ("runAsGroup", namespace.gids, (user.gid, *user.additional_gids)),
+    ):
+        for number in numbers:
+            if not 0 <= number - mapping.container_id < mapping.length:
+                raise InvalidArgumentError(
+                    f"containers[{container}].securityContext.{field}: {number} is not among the "
+                    f"{mapping.length} IDs of the pod's user namespace"
                 )
 
 

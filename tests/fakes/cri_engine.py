@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from noderuntime.api.config import Config
+from noderuntime.engine.disk import Disk
 from noderuntime.engine.engine import (
     ContainerStats,
     Engine,
@@ -24,6 +26,7 @@ from noderuntime.engine.engine import (
     NodeStatus,
     SandboxStats,
 )
+from noderuntime.engine.events import Feed, Subscription
 from noderuntime.engine.state import (
     ContainerId,
     ContainerRecord,
@@ -32,8 +35,11 @@ from noderuntime.engine.state import (
     SandboxRecord,
     SandboxState,
 )
-from noderuntime.errors import DeniedError, NotFoundError
+from noderuntime.engine.stats import ContainerMetrics, Filesystem, PodMetrics
+from noderuntime.engine.store import Store
+from noderuntime.errors import DeniedError, NotFoundError, UnimplementedError
 from noderuntime.host.ports import CgroupStats, ExecResult, NetworkUsage
+from noderuntime.host.readings import CgroupMetrics, DiskUsage, HugepageUsage, ProcessCounts
 from noderuntime.images.ports import Credentials, FsUsage, Image
 from noderuntime.policy.model import ImageConfig
 
@@ -187,6 +193,13 @@ class FakeEngine(Engine):
     ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     stale: tuple[str, ...] = ()
     network_problem: str = ""
+    feed: Feed = field(default_factory=lambda: Feed(Store(Path("/nowhere"), Disk()), time.time_ns))
+
+    def subscribe(self) -> Subscription:
+        return self.feed.subscribe()
+
+    def end_events(self) -> None:
+        self.feed.close()
 
     async def run_sandbox(self, config: SandboxConfig, handler: str) -> SandboxId:
         if handler == "forbidden":
@@ -261,6 +274,20 @@ class FakeEngine(Engine):
         config = replace(record.config, resources=resources)
         self.container_records[record.id] = replace(record, config=config)
 
+    async def update_sandbox_resources(
+        self, sandbox_id: str, overhead: Resources, resources: Resources
+    ) -> None:
+        record = self.sandbox(sandbox_id)
+        config = replace(record.config, overhead=overhead, resources=resources)
+        self.sandbox_records[record.id] = replace(record, config=config)
+
+    async def checkpoint_container(self, container_id: str) -> None:
+        self.container(container_id)
+        raise UnimplementedError("criu is not installed")
+
+    def config(self) -> Config:
+        return Config()
+
     async def reopen_log(self, container_id: str) -> None:
         self.container(container_id)
 
@@ -298,6 +325,28 @@ class FakeEngine(Engine):
         self.sandbox(sandbox_id)
         usage = NetworkUsage(interface="eth0", rx_bytes=1, rx_errors=2, tx_bytes=3, tx_errors=4)
         return SandboxStats(cgroup=_reading(), network=(usage,))
+
+    async def pod_metrics(self) -> AsyncIterator[PodMetrics]:
+        usage = NetworkUsage(interface="eth0", rx_bytes=1, rx_errors=2, tx_bytes=3, tx_errors=4)
+        for record in self.sandbox_records.values():
+            running = (
+                ContainerMetrics(
+                    record=each,
+                    cgroup=whole_reading(f"/kubepods/pod/{each.id}"),
+                    writable_layer=_usage(),
+                    filesystem=Filesystem(
+                        device="/dev/vda1", size_bytes=100, inodes=10, inodes_free=9
+                    ),
+                )
+                for each in self.container_records.values()
+                if each.sandbox_id == record.id and each.state is ContainerState.RUNNING
+            )
+            yield PodMetrics(
+                record=record,
+                cgroup=whole_reading("/kubepods/pod"),
+                network=(usage,),
+                containers=tuple(running),
+            )
 
     async def pull_image(
         self, reference: str, credentials: Credentials | None, *, handler: str
@@ -357,6 +406,28 @@ def _reading() -> CgroupStats:
         memory_working_set_bytes=4096,
         memory_rss_bytes=2048,
         pids=2,
+    )
+
+
+def whole_reading(path: str) -> CgroupMetrics:
+    """Return what a cgroup may tell at most."""
+    disk = DiskUsage(
+        device="/dev/vda",
+        major="254",
+        minor="0",
+        read_bytes=10,
+        written_bytes=20,
+        reads=1,
+        writes=2,
+    )
+    return CgroupMetrics(
+        id=path,
+        cpu_usage_ns=2_900_000_000,
+        memory_working_set_bytes=4096,
+        disks=(disk,),
+        hugepages=(HugepageUsage(page_size="2MB", usage_bytes=0, max_usage_bytes=0),),
+        pressure_us={kind: {"some": 3_000_000, "full": 0} for kind in ("cpu", "io", "memory")},
+        processes=ProcessCounts(processes=1, files=3, sockets=1, files_soft_limit=1024),
     )
 
 

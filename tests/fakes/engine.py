@@ -31,7 +31,9 @@ from noderuntime.host.ports import (
     MountFeatures,
     NamespaceRequest,
     OciRuntime,
+    Owners,
 )
+from noderuntime.host.readings import CgroupMetrics
 from noderuntime.images.ports import Credentials, FsUsage, Image, Snapshot
 from noderuntime.network.ports import Attachment
 from noderuntime.policy.model import (
@@ -65,6 +67,10 @@ class World:
     ignored_signals: set[int] = field(default_factory=set[int])
     failing: dict[str, Exception] = field(default_factory=dict[str, Exception])  # call -> error
     hostnames: list[str] = field(default_factory=list[str])
+    is_unified: bool = True
+    controllers: set[str] = field(default_factory=lambda: {"cpu", "memory", "hugetlb"})
+    oom_kills: int = 0
+    updates: list[Resources] = field(default_factory=list[Resources])
 
     def call(self, name: str) -> None:
         """Record a call, and fail it where a test says so."""
@@ -117,7 +123,7 @@ class FakeNamespaces:
     async def create(self, directory: Path, request: NamespaceRequest) -> None:
         self._world.call("namespaces.create")
         self._world.hostnames.append(request.hostname)
-        for name in ("net", "ipc", "uts", "pid"):
+        for name in ("net", "ipc", "uts", "pid", "user"):
             if getattr(request, name if name != "net" else "network"):
                 self._world.pins.add(str(directory / name))
         if request.pid and request.init is None:
@@ -163,15 +169,27 @@ class FakeMounts:
         self._world = world
 
     def features(self) -> MountFeatures:
-        return MountFeatures(recursive_readonly=True)
+        return MountFeatures(recursive_readonly=True, idmapped=True)
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         self._world.call("mounts.tmpfs")
         self._world.mount(target)
 
-    async def overlay(self, lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
+    async def overlay(
+        self,
+        lowers: Sequence[Path],
+        upper: Path,
+        work: Path,
+        target: Path,
+        owners: Owners | None = None,
+    ) -> None:
         self._world.call("mounts.overlay")
         self._world.mount(target)
+
+    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+        self._world.call("mounts.clone")
+        self._world.mounts.add(str(target))
+        return (target / "below",)
 
     async def unmount(self, target: Path) -> None:
         self._world.call("mounts.unmount")
@@ -187,6 +205,15 @@ class FakeCgroups:
     def driver(self) -> CgroupDriver:
         return CgroupDriver.CGROUPFS
 
+    def is_unified(self) -> bool:
+        return self._world.is_unified
+
+    def has_controller(self, name: str) -> bool:
+        return name in self._world.controllers
+
+    async def lift_cpu_quota(self, oci_path: str) -> None:
+        self._world.call("cgroups.lift_cpu_quota")
+
     def oci_path(self, parent: str, container_id: str) -> str:
         return f"{parent or '/fake'}/{container_id}"
 
@@ -197,6 +224,14 @@ class FakeCgroups:
 
     async def pod_stats(self, parent: str) -> CgroupStats:
         return CgroupStats(timestamp_ns=1, pids=2)
+
+    async def metrics(self, oci_path: str) -> CgroupMetrics:
+        if oci_path not in self._world.cgroups:
+            raise NotFoundError(f"cgroup {oci_path} is not there")
+        return CgroupMetrics(id=oci_path, threads=1, oom_kills=self._world.oom_kills)
+
+    async def pod_metrics(self, parent: str) -> CgroupMetrics:
+        return CgroupMetrics(id=parent, threads=2)
 
     async def remove(self, oci_path: str) -> None:
         self._world.call("cgroups.remove")
@@ -243,6 +278,7 @@ class FakeRuntime:
 
     async def update(self, container_id: str, resources: Resources) -> None:
         self._world.call("runtime.update")
+        self._world.updates.append(resources)
 
 
 class FakeMonitor:

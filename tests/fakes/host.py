@@ -29,7 +29,9 @@ from noderuntime.host.ports import (
     MountFeatures,
     NamespaceRequest,
     OciRuntime,
+    Owners,
 )
+from noderuntime.host.readings import CgroupMetrics
 from noderuntime.policy.model import Resources
 
 SIGKILL = 9
@@ -152,17 +154,29 @@ class FakeMounts:
         self._node = node
 
     def features(self) -> MountFeatures:
-        return MountFeatures(recursive_readonly=True)
+        return MountFeatures(recursive_readonly=True, idmapped=True)
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         await self._node.at("mounts.tmpfs", str(target))
         self._node.mounts[target] = f"tmpfs size={size_bytes} mode={mode:o}"
 
-    async def overlay(self, lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
+    async def overlay(
+        self,
+        lowers: Sequence[Path],
+        upper: Path,
+        work: Path,
+        target: Path,
+        owners: Owners | None = None,
+    ) -> None:
         await self._node.at("mounts.overlay", str(target))
         if not 1 <= len(lowers) <= 127:
             raise HostError(f"an overlay takes 1 to 127 layers and was given {len(lowers)}")
         self._node.mounts[target] = f"overlay {':'.join(map(str, lowers))} {upper} {work}"
+
+    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+        await self._node.at("mounts.clone", str(target))
+        self._node.mounts[target] = f"{source} by {userns}"
+        return ()
 
     async def unmount(self, target: Path) -> None:
         await self._node.at("mounts.unmount", str(target))
@@ -180,6 +194,15 @@ class FakeCgroups:
     def driver(self) -> CgroupDriver:
         return CgroupDriver.CGROUPFS
 
+    def is_unified(self) -> bool:
+        return True
+
+    def has_controller(self, name: str) -> bool:
+        return bool(name)
+
+    async def lift_cpu_quota(self, oci_path: str) -> None:
+        await self._node.at("cgroups.lift_cpu_quota", oci_path)
+
     def oci_path(self, parent: str, container_id: str) -> str:
         return f"{parent or '/noderuntime'}/{container_id}"
 
@@ -192,6 +215,14 @@ class FakeCgroups:
     async def pod_stats(self, parent: str) -> CgroupStats:
         await self._node.at("cgroups.pod_stats", parent)
         return self.readings.get(parent, CgroupStats(timestamp_ns=self._node.now_ns))
+
+    async def metrics(self, oci_path: str) -> CgroupMetrics:
+        reading = await self.stats(oci_path)
+        return CgroupMetrics(id=oci_path, threads=reading.pids)
+
+    async def pod_metrics(self, parent: str) -> CgroupMetrics:
+        reading = await self.pod_stats(parent)
+        return CgroupMetrics(id=parent, threads=reading.pids)
 
     async def remove(self, oci_path: str) -> None:
         await self._node.at("cgroups.remove", oci_path)

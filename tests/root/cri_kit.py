@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from e2e.cluster.build import GoModule, build_go
+from e2e.cluster.build import CRITOOLS, build_go
 from e2e.cluster.layout import Layout
 
 if TYPE_CHECKING:
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 CRICTL = Path(os.environ.get("NR_CRICTL", ROOT / ".cluster/bin/crictl")).resolve()
-CRITOOLS = GoModule(
-    "critools",
-    (("crictl", "sigs.k8s.io/cri-tools/cmd/crictl"),),
-    "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=1.37.0",
-)
 
 
 def build() -> None:

@@ -1,4 +1,4 @@
-"""A runtime that kills itself: ``-m tests.root.engine_driver ROOT TOKEN PLACE PID-MODE``.
+"""A runtime that kills itself: ``-m tests.root.engine_driver ROOT TOKEN PLACE NAMESPACES``.
 
 A place is ``verb/step:before`` or ``:after``, or ``after:SECONDS``. With the last a Pod lives its
 whole life, and the kill comes in the middle of whatever is under way then.
@@ -13,7 +13,9 @@ import sys
 import threading
 from pathlib import Path
 
-from noderuntime.policy.model import NamespaceMode, Namespaces
+from pydantic import TypeAdapter
+
+from noderuntime.policy.model import Namespaces
 from tests.root.engine_kit import RealNode
 from tests.root.engine_scene import Scene
 
@@ -32,15 +34,15 @@ def kill_me() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def main(root: str, token: str, place: str, pid_mode: str) -> None:
+async def main(root: str, token: str, place: str, namespaces: str) -> None:
     verb, _, seconds = place.partition(":")
 
     async def kill_here(called: str, step: str) -> None:
         if f"{called}/{step}" == place:
             kill_me()
 
-    namespaces = Namespaces(pid=NamespaceMode(pid_mode))
-    node = RealNode(root=Path(root), token=token, namespaces=namespaces)
+    own = TypeAdapter(Namespaces).validate_json(namespaces)
+    node = RealNode(root=Path(root), token=token, namespaces=own)
     engine = node.engine(kill_here)
     await engine.recover()
     scene = Scene(node, engine)

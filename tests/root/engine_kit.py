@@ -23,10 +23,13 @@ from noderuntime.images.store import ImageStore
 from noderuntime.policy.model import (
     ContainerConfig,
     ContainerSecurity,
+    IdMapping,
+    Mount,
     NamespaceMode,
     Namespaces,
     PodIdentity,
     SandboxConfig,
+    UserNamespace,
 )
 
 IMAGE = "registry.example.com/busybox:1"
@@ -35,7 +38,10 @@ BUSYBOX = Path("/usr/bin/busybox")
 SETTLE_S = 10.0
 # Within an image or a container: that is the container's, mount points made at its start too.
 SHARED_PID = Namespaces(pid=NamespaceMode.POD)
-INSIDE = re.compile(r"^state/images/|/rootfs/|^state/snapshots/[^/]+/[^/]+/")
+MAPPING = IdMapping(container_id=0, host_id=1_000_000, length=65536)
+USERS = UserNamespace(uids=MAPPING, gids=MAPPING)
+OWN_USERS = Namespaces(user=USERS)
+INSIDE = re.compile(r"^state/images/|/rootfs/|/volumes/|/mapped/|^state/snapshots/[^/]+/[^/]+/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,7 @@ class RealNode:
             image=IMAGE,
             command=("/bin/busybox", "sh", "-c", script or loop, f"nr-engine-{self.token}"),
             log_path=f"app_{attempt}.log",
+            mounts=(Mount(container_path="/image", image=IMAGE, readonly=True),),
             security=ContainerSecurity(namespaces=self.namespaces),
         )
 

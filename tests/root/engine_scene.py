@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +63,21 @@ class Scene:
         """Remove every sandbox with its containers."""
         for record in self.engine.sandboxes():
             await self.engine.remove_sandbox(record.id)
+
+
+@contextmanager
+def searchable_node(name: str) -> Iterator[RealNode]:
+    """Make a node whose folders all may be walked through, as a user namespace needs it.
+
+    Pytest's own temporary folder is closed to others.
+    """
+    root = Path(tempfile.mkdtemp(prefix=f"nr-engine-{name}-"))
+    root.chmod(0o711)
+    try:
+        with made_node(root) as node:
+            yield node
+    finally:
+        shutil.rmtree(root)
 
 
 @contextmanager

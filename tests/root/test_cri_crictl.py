@@ -34,11 +34,22 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(900)  # crictl may have to be built first
 
 
+STREAMED = ("exec", "attach", "port-forward")
+
+
 @dataclass
 class Node(Crictl):
-    """The servers, and crictl pointed at them."""
+    """The servers, and crictl pointed at them, which streams over ``transport``."""
 
     engine: FakeEngine
+    transport: str
+
+    async def start(
+        self, *words: str, stdin: bool = True, stdout: int = asyncio.subprocess.PIPE
+    ) -> asyncio.subprocess.Process:
+        verb, *rest = words
+        over = [f"--transport={self.transport}"] if verb in STREAMED else []
+        return await super().start(verb, *over, *rest, stdin=stdin, stdout=stdout)
 
     async def pod(self, *, tty: bool = False) -> tuple[str, str]:
         pod, container = self.folder / "pod.json", self.folder / "container.json"
@@ -61,8 +72,8 @@ def crictl() -> None:
     cri_kit.build()
 
 
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
+@pytest.fixture(params=["spdy", "websocket"])
+async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Node]:
     engine = FakeEngine()
     streaming = StreamingServer(engine, "127.0.0.1:0")
     await streaming.start()
@@ -70,7 +81,12 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     server = CriServer(tmp_path / "cri.sock", runtime, ImageService(engine))
     await server.start()
     try:
-        yield Node(engine=engine, socket=tmp_path / "cri.sock", folder=tmp_path)
+        yield Node(
+            engine=engine,
+            socket=tmp_path / "cri.sock",
+            folder=tmp_path,
+            transport=request.param,
+        )
     finally:
         await streaming.stop()
         await server.stop(0)
@@ -153,7 +169,7 @@ async def test_a_reader_that_stops_makes_no_memory_grow(node: Node) -> None:
 
 async def test_exec_with_a_terminal_has_its_size_and_one_output(node: Node) -> None:
     _, container_id = await node.pod()
-    command = f"exec -it {container_id} sh -c 'sleep 0.3; tty; stty size; echo err >&2'"
+    command = f"exec --transport={node.transport} -it {container_id} sh -c 'sleep 0.3; tty; stty size; echo err >&2'"
     out = await node.on_terminal(command, rows=33, columns=101)
     assert "/dev/pts/" in out
     assert "33 101" in out

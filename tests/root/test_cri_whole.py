@@ -4,69 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import re
-import secrets
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
-from noderuntime.cri.image_service import ImageService
-from noderuntime.cri.runtime_service import RuntimeService
-from noderuntime.cri.server import CriServer
-from noderuntime.cri.streaming.server import StreamingServer
-from noderuntime.host.cgroups import KernelCgroups
 from tests.root import cri_kit
-from tests.root.cri_kit import Crictl, until
-from tests.root.engine_kit import IMAGE, RealNode
+from tests.root.cri_kit import until
+from tests.root.whole_kit import SHELL, Whole, whole_node
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.timeout(900)  # crictl may have to be built first
-SHELL = ("/bin/busybox", "sh", "-c")
-
-
-@dataclass
-class Whole(Crictl):
-    """A node that serves, and crictl pointed at it."""
-
-    real: RealNode
-
-    async def pod(self, script: str, *, tty: bool = False, stdin: bool = False) -> tuple[str, str]:
-        pod = self.write("pod", self.pod_config())
-        container = self.write(
-            "container",
-            {
-                "metadata": {"name": "app"},
-                "image": {"image": IMAGE},
-                "command": [*SHELL, script, f"nr-engine-{self.real.token}"],
-                "log_path": "app_0.log",
-                "tty": tty,
-                "stdin": stdin,
-            },
-        )
-        sandbox_id = (await self.run("runp", pod)).strip()
-        container_id = (await self.run("create", sandbox_id, container, pod)).strip()
-        await self.run("start", container_id)
-        return sandbox_id, container_id
-
-    def pod_config(self) -> dict[str, object]:
-        return {
-            "metadata": {"name": "web", "namespace": "shop", "uid": self.real.token},
-            "log_directory": str(self.real.root / "logs"),
-            "linux": {"cgroup_parent": self.real.cgroup_parent},
-        }
-
-    def write(self, name: str, value: dict[str, object]) -> str:
-        path = self.folder / f"{name}.json"
-        path.write_text(json.dumps(value))
-        return str(path)
-
-    def running(self, word: str) -> list[str]:
-        return [line for line in self.real.processes() if word in line]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,33 +27,8 @@ def crictl() -> None:
 
 @pytest.fixture
 async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Whole]:
-    token = secrets.token_hex(4)
-    real = RealNode(root=tmp_path_factory.mktemp(f"nr-cri-{token}"), token=token)
-    real.prepare(f"10.{103 + secrets.randbelow(16)}.{secrets.randbelow(250)}.0/24")
-    (real.root / "logs").mkdir()
-    await real.load_image()
-    engine = real.engine()
-    await engine.recover()
-    streaming = StreamingServer(engine, "127.0.0.1:0")
-    await streaming.start()
-    runtime = RuntimeService(engine, streaming, KernelCgroups().driver())
-    server = CriServer(real.config.socket, runtime, ImageService(engine))
-    await server.start()
-    whole = Whole(socket=real.config.socket, folder=real.root, real=real)
-    watching = asyncio.get_running_loop().create_task(engine.run())
-    try:
-        yield whole
-        for sandbox in engine.sandboxes():
-            await engine.stop_sandbox(sandbox.id)
-            await engine.remove_sandbox(sandbox.id)
-    finally:
-        await streaming.stop()
-        await server.stop(0)
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-        await engine.close()
-        real.clean()
-    assert real.processes() == []
+    async with whole_node(tmp_path_factory) as one:
+        yield one
 
 
 async def test_a_pod_lives_as_crictl_sees_it(node: Whole) -> None:
@@ -130,8 +56,9 @@ async def test_exec_runs_inside_and_tells_its_exit_code(node: Whole) -> None:
     assert "err" in text
     assert "exit code 7" in text
     assert "uid=0" in await node.run("exec", "-s", container_id, "/bin/id")
-    missing = await node.run("exec", container_id, "/nope", wanted=1)
-    assert "nope" in missing
+    missing = await node.run("exec", container_id, "nope", wanted=1)
+    assert 'exec: \\"nope\\": executable file not found in $PATH' in missing
+    assert "exec failed" in await node.run("exec", "-s", container_id, "nope", wanted=1)
     data = os.urandom(4 << 20)
     text = await node.run("exec", "-i", container_id, "/bin/busybox", "sha256sum", stdin=data)
     assert hashlib.sha256(data).hexdigest() in text
@@ -146,10 +73,14 @@ async def test_exec_on_a_terminal_has_its_size(node: Whole) -> None:
     assert "33 101" in out
 
 
-async def test_a_killed_client_leaves_no_process_in_the_container(node: Whole) -> None:
+@pytest.mark.parametrize("transport", ["spdy", "websocket"])
+async def test_a_killed_client_leaves_no_process_in_the_container(
+    node: Whole, transport: str
+) -> None:
     _, container_id = await node.pod("sleep 600")
     word = f"nr-engine-{node.real.token}-exec"
-    process = await node.start("exec", "-i", container_id, *SHELL, "sleep 500; true", word)
+    command = (f"--transport={transport}", "-i", container_id, *SHELL, "sleep 500; true", word)
+    process = await node.start("exec", *command)
     await until(lambda: len([line for line in node.running(word) if "crictl" not in line]) > 0)
     process.kill()
     await process.wait()

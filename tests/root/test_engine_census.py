@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from noderuntime.engine.engine import steps_of
 from noderuntime.errors import HostError, NodeRuntimeError
 from noderuntime.policy.model import Namespaces
-from tests.root.engine_kit import SHARED_PID, RealNode
-from tests.root.engine_scene import MAKING, Scene, made_node
+from tests.root.engine_kit import OWN_USERS, SHARED_PID, RealNode
+from tests.root.engine_scene import MAKING, Scene, searchable_node
 
 # A kill after a step is the kill before the next one, but for the last.
 LAST = {place.partition("/")[0]: place for place in steps_of()}
@@ -25,16 +26,17 @@ PLACES = [f"{place}:before" for place in steps_of()] + [f"{p}:after" for p in LA
 UNDONE = [place for place in PLACES if place.partition("/")[0] in MAKING]
 
 
-# Shared PID namespaces have a first process more, which is the sandbox's.
+# Shared PID namespaces and user namespaces have a first process, which is the sandbox's.
 MODES = [
     *((place, Namespaces()) for place in PLACES),
     *((place, SHARED_PID) for place in PLACES if "_sandbox/" in place),
+    *((place, OWN_USERS) for place in PLACES if place.startswith(("run_", "create_"))),
 ]
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
-    with made_node(tmp_path_factory.mktemp("nr-engine-census")) as real:
+def node() -> Iterator[RealNode]:
+    with searchable_node("census") as real:
         yield real
 
 
@@ -45,7 +47,8 @@ def descriptors() -> int:
 async def kill_at(node: RealNode, place: str) -> None:
     """Run the verb in a process of its own, which ends by SIGKILL at ``place``."""
     repository = Path(__file__).parents[2]
-    arguments = (node.root, node.token, place, node.namespaces.pid)
+    namespaces = TypeAdapter(Namespaces).dump_json(node.namespaces).decode()
+    arguments = (node.root, node.token, place, namespaces)
     command = (sys.executable, "-m", "tests.root.engine_driver", *arguments)
     driver = await asyncio.to_thread(
         subprocess.run,
@@ -86,7 +89,7 @@ async def test_a_killed_runtime_leaves_nothing_behind_and_the_retry_works(
     assert descriptors() == open_before
 
 
-@pytest.mark.parametrize("namespaces", [Namespaces(), SHARED_PID])
+@pytest.mark.parametrize("namespaces", [Namespaces(), SHARED_PID, OWN_USERS])
 @pytest.mark.parametrize("number", range(16))
 async def test_a_runtime_killed_in_the_middle_of_a_step_leaves_nothing_behind(
     node: RealNode, number: int, namespaces: Namespaces

@@ -1,7 +1,7 @@
 """A folder as a layer: the same bytes from the same content.
 
 Entries are sorted, have a fixed time and belong to root unless said; the gzip header holds no time
-and no name. Devices and sockets are refused.
+and no name. Files that are one file stay so (hard links). Devices and sockets are refused.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ def write_layer(folder: Path, out: Path, owners: Mapping[str, int] | None = None
             with tarfile.open(
                 fileobj=cast("gzip.GzipFile", plain), mode="w|", format=tarfile.PAX_FORMAT
             ) as tar:
+                first: dict[int, str] = {}
                 for path in _entries(folder):
-                    _add(tar, folder, path, owners or {})
+                    _add(tar, folder, path, owners or {}, first)
     return Layer(
         path=out,
         digest=f"sha256:{packed.sha256.hexdigest()}",
@@ -78,7 +79,14 @@ def _entries(folder: Path) -> Iterator[Path]:
     return iter(sorted(paths, key=lambda path: path.relative_to(folder).parts))
 
 
-def _add(tar: tarfile.TarFile, folder: Path, path: Path, owners: Mapping[str, int]) -> None:
+def _add(
+    tar: tarfile.TarFile,
+    folder: Path,
+    path: Path,
+    owners: Mapping[str, int],
+    first: dict[int, str],
+) -> None:
+    """Add one entry; `first`: inode → its first name, where a file has several in the layer."""
     info = path.lstat()
     name = str(path.relative_to(folder))
     entry = tarfile.TarInfo(name)
@@ -90,6 +98,9 @@ def _add(tar: tarfile.TarFile, folder: Path, path: Path, owners: Mapping[str, in
         tar.addfile(entry)
     elif stat.S_ISDIR(info.st_mode):
         entry.type = tarfile.DIRTYPE
+        tar.addfile(entry)
+    elif stat.S_ISREG(info.st_mode) and first.setdefault(info.st_ino, name) != name:
+        entry.type, entry.linkname = tarfile.LNKTYPE, first[info.st_ino]
         tar.addfile(entry)
     elif stat.S_ISREG(info.st_mode):
         entry.size = info.st_size

@@ -14,10 +14,17 @@ from e2e.cluster.state import ClusterError
 TIMEOUT_S: Final = 120.0
 
 
-def push(folder: Path, registry: str, name: str, tag: str, tls: ssl.SSLContext) -> bool:
-    """Push `folder` as registry/name:tag; False if exactly that is there already."""
+def push(folder: Path, registry: str, name: str, tag: str, tls: ssl.SSLContext | None) -> bool:
+    """Push `folder` as registry/name:tag; False if exactly that is there already.
+
+    Without `tls` the registry is spoken to in plain HTTP.
+    """
     digest, manifest = oci.read_manifest(folder)
-    connection = http.client.HTTPSConnection(registry, timeout=TIMEOUT_S, context=tls)
+    connection = (
+        http.client.HTTPSConnection(registry, timeout=TIMEOUT_S, context=tls)
+        if tls
+        else http.client.HTTPConnection(registry, timeout=TIMEOUT_S)
+    )
     try:
         there = _ask(connection, "HEAD", f"/v2/{name}/manifests/{tag}", {"Accept": oci.MANIFEST})
         if there.headers.get("Docker-Content-Digest") == digest:
@@ -40,7 +47,7 @@ def push(folder: Path, registry: str, name: str, tag: str, tls: ssl.SSLContext) 
 
 
 def _push_blob(
-    connection: http.client.HTTPSConnection, folder: Path, name: str, digest: str
+    connection: http.client.HTTPConnection, folder: Path, name: str, digest: str
 ) -> None:
     if _ask(connection, "HEAD", f"/v2/{name}/blobs/{digest}").status == 200:
         return
@@ -59,7 +66,7 @@ def _push_blob(
 
 
 def _ask(
-    connection: http.client.HTTPSConnection,
+    connection: http.client.HTTPConnection,
     method: str,
     path: str,
     headers: dict[str, str] | None = None,

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 PROTOCOLS: Final = ("portforward.k8s.io",)
 TUNNEL_PROTOCOLS: Final = ("SPDY/3.1+portforward.k8s.io",)
 CHANNEL_PROTOCOLS: Final = (BYTES[0], BASE64[0])
-MAX_CHANNEL_PORTS: Final = 32
+MAX_CHANNEL_PORTS: Final = 32  # base64 has the number as one ASCII character from "0" on
 MAX_PAIRS: Final = 256
 PAIR_S: Final = 30.0  # for the second stream of a pair to come
 MAX_REQUEST_ID: Final = 64
@@ -59,7 +59,7 @@ def channels(ticket: Forward) -> tuple[Channel, ...]:
             is_written=True,
             greeting=port.to_bytes(2, "little"),
         )
-        for number, port in enumerate(ticket.ports[:MAX_CHANNEL_PORTS])
+        for number, port in enumerate(ticket.ports)
         for kind in ("data", "error")
     )
 

@@ -20,7 +20,7 @@ from noderuntime.cri.streaming.session import Session, Stream, StreamClosedError
 from noderuntime.errors import NodeRuntimeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from noderuntime.cri.streaming.tokens import RemoteCommand
     from noderuntime.engine.engine import Engine
@@ -91,7 +91,7 @@ async def _command(
         return await _session(process, ticket, streams, process)
     except NodeRuntimeError as error:
         _log.info("streaming command failed", extra={"reason": error.reason})
-        return _failure(error.for_kubelet())
+        return _failure(ticket, error.for_kubelet())
 
 
 async def _session(
@@ -122,9 +122,22 @@ async def _session(
     except* NodeRuntimeError as problems:
         failure = str(problems.exceptions[0])
     finally:
-        # Shielded: the process must go even while this session is being cancelled.
-        await asyncio.shield(process.close())
-    return _failure(failure) if failure else _exited(code)
+        await _surely(process.close())
+    return _failure(ticket, failure) if failure else _exited(code)
+
+
+async def _surely(closing: Coroutine[object, object, None]) -> None:
+    """Wait to the end also while this session is cancelled, again and again: the process must go."""
+    task = asyncio.get_running_loop().create_task(closing)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 class _Output:
@@ -227,11 +240,13 @@ def _exited(code: int) -> dict[str, object]:
     }
 
 
-def _failure(text: str) -> dict[str, object]:
+def _failure(ticket: RemoteCommand, text: str) -> dict[str, object]:
+    """Say it with the words in front that the Go servers have: kubectl shows the whole."""
+    what = "attaching to container" if ticket.argv is None else "executing command in container"
     return {
         "metadata": {},
         "status": "Failure",
-        "message": text,
+        "message": f"Internal error occurred: error {what}: {text}",
         "reason": "InternalError",
         "code": 500,
     }

@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 512
 REQUEST_S: Final = 10.0
+INPUT_BYTES: Final = 128 << 10  # the socket is not read while there is twice as much
 STOP_S: Final = 5.0
 
 
@@ -52,7 +53,9 @@ class StreamingServer:
     async def start(self) -> None:
         """Listen. Raises ConfigError when the address cannot be had."""
         try:
-            self._server = await asyncio.start_server(self._serve, self._host, self._port)
+            self._server = await asyncio.start_server(
+                self._serve, self._host, self._port, limit=INPUT_BYTES
+            )
         except OSError as error:
             raise ConfigError(
                 f"streaming.address {self._host}:{self._port} cannot be had: {error.strerror}"
@@ -98,6 +101,7 @@ class StreamingServer:
             async with asyncio.timeout(REQUEST_S):
                 request = await _read_request(http, reader)
             ticket, agreed = self._admit(request)
+            wire = agreed.wire(ticket)
         except Refused as refusal:
             await _refuse(http, writer, refusal)
             return
@@ -107,7 +111,7 @@ class StreamingServer:
         writer.write(http.send(answer) or b"")
         await writer.drain()
         early, _ = http.trailing_data
-        await self._session(Session(reader, writer, agreed.wire(ticket)), early, ticket)
+        await self._session(Session(reader, writer, wire), early, ticket)
 
     def _admit(self, request: h11.Request) -> tuple[Ticket, Upgrade]:
         kind, token = kind_and_token(request)

@@ -273,7 +273,7 @@ class Session:
             self._writer.write_eof()
         deadline = time.monotonic() + IDLE_S
         while self._writer.transport.get_write_buffer_size() and time.monotonic() < deadline:
-            if reading.done() or self._is_peer_gone():
+            if reading.done() or self.is_peer_gone():
                 return
             await asyncio.wait({reading}, timeout=DRAIN_POLL_S)
         await asyncio.wait({reading}, timeout=LINGER_S)
@@ -299,12 +299,12 @@ class Session:
                 since = time.monotonic()
             may_go_on = self._waiting or before != self._last_activity
             if may_go_on and time.monotonic() - since < OVER_S:
-                ends = self._is_peer_gone()
+                ends = self.is_peer_gone()
             else:
-                ends = self._is_peer_gone() or is_over()
+                ends = self.is_peer_gone() or is_over()
             over = over + 1 if ends else 0
 
-    def _is_peer_gone(self) -> bool:
+    def is_peer_gone(self) -> bool:
         """Whether the peer has closed, or its machine is silent though it owes us an answer."""
         connection: socket.socket | None = self._writer.get_extra_info("socket")
         if connection is None or connection.fileno() < 0:

@@ -38,7 +38,7 @@ class Refused(Exception):  # noqa: N818  # an answer, not an error
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upgrade:
-    """What was agreed: ``headers`` of the answer, and ``wire`` makes our end of it."""
+    """What was agreed: ``headers`` of the answer; ``wire`` makes our end of it or raises Refused."""
 
     headers: tuple[tuple[bytes, bytes], ...]
     wire: Callable[[Ticket], Wire]
@@ -104,6 +104,9 @@ def _websocket(request: h11.Request, kind: str, headers: Mapping[bytes, bytes]) 
         if protocol in port_forward.TUNNEL_PROTOCOLS:
             return Tunnel()
         if isinstance(ticket, Forward):
+            if not 0 < len(ticket.ports) <= port_forward.MAX_CHANNEL_PORTS:
+                most = port_forward.MAX_CHANNEL_PORTS
+                raise Refused(400, f"channels are for 1 to {most} ports, named in the request")
             return ChannelConnection(protocol, port_forward.channels(ticket))
         return ChannelConnection(protocol, remote_command.channels(ticket))
 

@@ -77,3 +77,12 @@ def test_a_host_that_drops_forwarded_packets_lets_pods_through(tmp_path: Path) -
 
     assert types(drops_forwarded=False) == ["bridge", "portmap"]
     assert types(drops_forwarded=True) == ["bridge", "portmap", "firewall"]
+
+
+def test_another_network_goes_without_the_kubelets_chains() -> None:
+    listed = NAT.replace('\\"noderuntime\\"', '\\"other\\"')
+
+    rules = firewall.removal("nat", listed, set(), "other")
+
+    assert "-X CNI-28b2" in rules
+    assert "KUBE-" not in rules

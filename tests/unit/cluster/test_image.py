@@ -59,6 +59,18 @@ def test_the_digests_are_those_of_the_file_and_of_the_tar_in_it(tmp_path: Path) 
     assert layer.diff_id == f"sha256:{hashlib.sha256(gzip.decompress(packed)).hexdigest()}"
 
 
+def test_a_file_with_two_names_is_one_in_the_layer(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "one")
+    (folder / "usr/bin/also").hardlink_to(folder / "usr/bin/tool")
+
+    layer = write_layer(folder, tmp_path / "1.tar.gz")
+
+    with tarfile.open(layer.path) as tar:
+        first, second = tar.getmember("usr/bin/also"), tar.getmember("usr/bin/tool")
+    assert first.isreg()
+    assert (second.type, second.linkname, second.mode) == (tarfile.LNKTYPE, first.name, 0o755)
+
+
 def test_a_pipe_is_not_for_an_image(tmp_path: Path) -> None:
     os.mkfifo(tree(tmp_path / "one") / "pipe")
 

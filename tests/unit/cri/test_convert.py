@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from noderuntime.cri import convert
+from noderuntime.cri import answers, convert
 from noderuntime.cri.convert_security import HostFacts, read_host_facts
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.errors import InvalidArgumentError
@@ -94,7 +94,8 @@ SANDBOX_REFUSALS: list[tuple[str, Callable[[Sandbox], object]]] = [
     ("namespace_options.network", lambda c: setattr(namespaces(c), "network", pb.CONTAINER)),
     ("namespace_options.ipc", lambda c: setattr(namespaces(c), "ipc", 17)),
     ("namespace_options.target_id", lambda c: setattr(namespaces(c), "target_id", "x")),
-    ("userns_options.mode", lambda c: setattr(namespaces(c).userns_options, "mode", pb.POD)),
+    ("userns_options.mode", lambda c: setattr(namespaces(c).userns_options, "mode", pb.TARGET)),
+    ("userns_options.uids", lambda c: setattr(namespaces(c).userns_options, "mode", pb.POD)),
     ("userns_options", lambda c: namespaces(c).userns_options.uids.add(length=1)),
 ]
 
@@ -114,6 +115,26 @@ def confinement(config: Container) -> pb.LinuxContainerSecurityContext:
     return config.linux.security_context
 
 
+def _image_volume(config: Container, *, image: str = "app:1", **changes: Any) -> None:
+    asked = {"container_path": "/a", "readonly": True, **changes}
+    config.mounts.add(image=pb.ImageSpec(image=image), **asked)
+
+
+def test_an_image_volume_is_taken_with_its_sub_path_and_options() -> None:
+    config = kubelets_container()
+    config.mounts.add(
+        container_path="/model",
+        readonly=True,
+        image=pb.ImageSpec(image="sha256:" + "ab" * 32, user_specified_image="model:1"),
+        image_sub_path="weights/small",
+        mount_options=["noexec", "nosuid"],
+    )
+    mount = convert.container_config(config, HOST).mounts[-1]
+    assert (mount.image, mount.image_reference) == ("sha256:" + "ab" * 32, "model:1")
+    assert (mount.host_path, mount.readonly, mount.image_sub_path) == ("", True, "weights/small")
+    assert mount.options == ("noexec", "nosuid")
+
+
 def test_pid_namespaces_are_the_pods_the_containers_the_nodes_or_a_targets() -> None:
     config = kubelets_container()
     options = confinement(config).namespace_options
@@ -127,6 +148,43 @@ def test_pid_namespaces_are_the_pods_the_containers_the_nodes_or_a_targets() -> 
     sandbox = kubelets_sandbox()
     namespaces(sandbox).pid = pb.POD
     assert convert.sandbox_config(sandbox, HOST).namespaces.pid is NamespaceMode.POD
+
+
+def test_a_user_namespace_has_one_mapping_from_root_on() -> None:
+    sandbox = kubelets_sandbox()
+    options = namespaces(sandbox).userns_options
+    options.mode = pb.POD
+    uid = options.uids.add(host_id=100000, container_id=0, length=65536)
+    options.gids.add(host_id=200000, container_id=0, length=65536)
+    found = convert.sandbox_config(sandbox, HOST).namespaces
+    assert found.user is not None
+    assert (found.user.uids.host_id, found.user.gids.host_id) == (100000, 200000)
+    assert answers.namespaces(found).userns_options == options
+    for field, value in (
+        ("host_id", 0),
+        ("host_id", 2**32 - 2),
+        ("container_id", 1),
+        ("length", 0),
+    ):
+        before = getattr(uid, field)
+        setattr(uid, field, value)
+        with pytest.raises(InvalidArgumentError, match=r"userns_options\.uids"):
+            convert.sandbox_config(sandbox, HOST)
+        setattr(uid, field, before)
+    options.uids.add(host_id=300000, container_id=65536, length=1)
+    with pytest.raises(InvalidArgumentError, match="exactly one"):
+        convert.sandbox_config(sandbox, HOST)
+
+
+def test_a_mounts_mappings_are_kept() -> None:
+    config = kubelets_container()
+    config.mounts[0].uidMappings.add(host_id=100000, length=65536)
+    with pytest.raises(InvalidArgumentError, match="gidMappings"):
+        convert.container_config(config, HOST)
+    config.mounts[0].gidMappings.add(host_id=100000, length=65536)
+    found = convert.container_config(config, HOST).mounts[0]
+    assert found.idmap is not None
+    assert answers.mount(found).uidMappings == config.mounts[0].uidMappings
 
 
 CONTAINER_REFUSALS: list[tuple[str, Callable[[Container], object]]] = [
@@ -145,16 +203,21 @@ CONTAINER_REFUSALS: list[tuple[str, Callable[[Container], object]]] = [
     ("mounts[2].host_path", lambda c: c.mounts.add(container_path="/a")),
     ("mounts[0].container_path", lambda c: setattr(c.mounts[0], "container_path", "a")),
     ("mounts[0].host_path", lambda c: setattr(c.mounts[0], "host_path", "/a/../../etc/shadow")),
-    ("mounts[0].image", lambda c: c.mounts[0].image.SetInParent()),
+    ("mounts[0].host_path", lambda c: c.mounts[0].image.SetInParent()),
+    ("mounts[2].image.image", lambda c: _image_volume(c, image="a b")),
+    ("mounts[2].readonly", lambda c: _image_volume(c, readonly=False)),
+    ("mounts[2].propagation", lambda c: _image_volume(c, propagation=1)),
+    ("mounts[2].image_sub_path", lambda c: _image_volume(c, image_sub_path="../etc")),
+    ("mounts[2].image_sub_path", lambda c: _image_volume(c, image_sub_path="/etc")),
     ("mounts[0].image_sub_path", lambda c: setattr(c.mounts[0], "image_sub_path", "x")),
-    ("mounts[0].uidMappings", lambda c: c.mounts[0].uidMappings.add(length=1)),
-    ("mounts[0].gidMappings", lambda c: c.mounts[0].gidMappings.add(length=1)),
-    ("mounts[0].mount_options", lambda c: c.mounts[0].mount_options.append("noexec")),
+    ("mounts[0].uidMappings", lambda c: c.mounts[0].uidMappings.add(length=0)),
+    ("mounts[0].uidMappings", lambda c: c.mounts[0].gidMappings.add(length=1)),
+    ("mounts[0].mount_options", lambda c: c.mounts[0].mount_options.append("suid")),
     ("mounts[0].propagation", lambda c: setattr(c.mounts[0], "propagation", 5)),
     ("mounts[0].recursive_read_only", lambda c: setattr(c.mounts[0], "readonly", False)),
     ("mounts[0].recursive_read_only", lambda c: setattr(c.mounts[0], "propagation", 1)),
     ("devices[0].permissions", lambda c: setattr(c.devices[0], "permissions", "rx")),
-    ("CDI_devices", lambda c: c.CDI_devices.add(name="vendor.com/gpu=0")),
+    ("vendor.com/gpu=0", lambda c: c.CDI_devices.add(name="vendor.com/gpu=0")),
     ("log_path", lambda c: setattr(c, "log_path", "../../../etc/passwd")),
     ("log_path", lambda c: setattr(c, "log_path", "/etc/passwd")),
     ("stop_signal", lambda c: setattr(c, "stop_signal", 1000)),

@@ -8,12 +8,13 @@ import json
 import re
 import socket
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from noderuntime.cri.streaming import session as session_module
 from noderuntime.cri.streaming.server import StreamingServer
+from noderuntime.cri.streaming.spdy import Connection
 from noderuntime.errors import ConfigError, HostError
 from tests.fakes.cri_engine import FakeEngine
 from tests.fakes.spdy_client import SpdyClient
@@ -112,6 +113,92 @@ async def test_a_resize_that_never_ends_is_reset(node: StreamingNode) -> None:
     await client.close()
 
 
+async def test_a_peer_that_reads_late_gets_all_that_was_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_module, "LINGER_S", 0.02)
+    monkeypatch.setattr(session_module, "DRAIN_POLL_S", 0.01)
+    data = bytes(12 << 20)  # more than the kernel holds of a connection
+
+    async def nothing() -> None:
+        pass
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+        await session_module.Session(reader, writer, Connection()).run(b"", nothing, lambda: False)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        served.set()
+
+    served = asyncio.Event()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    await asyncio.sleep(0.1)
+    assert await reader.read() == data
+    writer.close()
+    await writer.wait_closed()
+    await served.wait()
+    server.close()
+
+
+async def test_a_cancelled_session_closes_its_exec_before_it_ends(
+    node: StreamingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, _ = await run(node.command("sleep", "600"), "stdout", "stderr")
+    await eventually(lambda: len(node.engine.streams) == 1)
+    stream = node.engine.streams[0]
+    close, closing, may_close = stream.close, asyncio.Event(), asyncio.Event()
+
+    async def slow_close() -> None:
+        closing.set()
+        await may_close.wait()
+        await close()
+
+    monkeypatch.setattr(stream, "close", slow_close)
+    client.writer.transport.abort()
+    await closing.wait()
+    stopping = asyncio.Task(node.server.stop())  # cancels what is being cancelled
+    await asyncio.sleep(0.02)
+    assert not stopping.done()
+    may_close.set()
+    await stopping
+    assert stream.closed
+
+
+async def test_a_silent_machine_is_gone_when_it_owes_an_answer() -> None:
+    info = bytearray(104)
+    info[0] = 1  # established
+    session = session_module.Session(
+        asyncio.StreamReader(), cast("asyncio.StreamWriter", FakeWriter(info)), Connection()
+    )
+    struct.pack_into("=I", info, 56, session_module.SILENT_MS + 1)
+    assert not session.is_peer_gone()  # idle: keep-alive sees to it
+    struct.pack_into("=I", info, 24, 1)  # unacknowledged
+    assert session.is_peer_gone()
+    struct.pack_into("=I", info, 56, session_module.SILENT_MS - 1)
+    assert not session.is_peer_gone()  # slow, but there
+    info[0] = 8  # the peer has closed
+    assert session.is_peer_gone()
+
+
+class FakeWriter:
+    """Has a socket that says this of its connection."""
+
+    def __init__(self, info: bytearray) -> None:
+        self._info = info
+
+    def get_extra_info(self, name: str) -> FakeWriter:
+        assert name == "socket"
+        return self
+
+    def fileno(self) -> int:
+        return 1
+
+    def getsockopt(self, *_: int) -> bytes:
+        return bytes(self._info)
+
+
 async def test_a_vanished_peer_ends_the_exec(node: StreamingNode) -> None:
     client, _ = await run(node.command("sleep", "600"), "stdout", "stderr")
     await eventually(lambda: len(node.engine.streams) == 1)
@@ -156,7 +243,10 @@ async def test_a_failing_exec_says_why_on_the_error_stream(
     client, ids = await run(node.command("nope"), "stdout", "stderr")
     await client.until(lambda: ids["error"] in client.finished)
     status = json.loads(client.data[ids["error"]])
-    assert (status["code"], status["message"]) == (500, "crun exec: no such file")
+    assert status["code"] == 500
+    assert status["message"] == (
+        "Internal error occurred: error executing command in container: crun exec: no such file"
+    )
     await client.close()
 
 

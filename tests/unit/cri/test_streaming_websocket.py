@@ -227,6 +227,15 @@ async def test_a_text_message_ends_a_tunnel(node: StreamingNode) -> None:
     await client.close()
 
 
+@pytest.mark.parametrize("ports", [(), tuple(range(1, 34))], ids=["none", "many"])
+async def test_channels_are_for_a_few_named_ports(
+    node: StreamingNode, ports: tuple[int, ...]
+) -> None:
+    _, writer, head = await handshake(node.forward(*ports), V4)
+    assert int(head.split()[1]) == 400
+    writer.close()
+
+
 @pytest.mark.parametrize("protocol", [V4, "v4.base64.channel.k8s.io", ""])
 async def test_port_forward_over_channels_has_two_a_port(
     node: StreamingNode, protocol: str

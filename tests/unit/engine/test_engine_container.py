@@ -229,7 +229,7 @@ async def test_a_mount_without_its_source_is_named_in_the_error(engine: Engine) 
     mount = Mount(container_path="/data", host_path="/nowhere/data")
     with pytest.raises(InvalidArgumentError, match="mount at /data: host path /nowhere/data"):
         await created(engine, mounts=(mount,))
-    with pytest.raises(InvalidArgumentError, match="mount at /image has no host path"):
+    with pytest.raises(InvalidArgumentError, match="mount at /image has neither"):
         await created(engine, mounts=(Mount(container_path="/image", host_path=""),))
 
 
@@ -320,10 +320,14 @@ async def test_images_are_pulled_and_used_only_from_what_the_handler_allows(
     with pytest.raises(ImageError):
         await engine.pull_image("allowed.example.com/missing:1", None, handler="restricted")
     sandbox_id = await engine.run_sandbox(sandbox_config(), "restricted")
+    volume = Mount(container_path="/model", image=IMAGE_ID, readonly=True)
     for config in (
         container_config(),
         container_config(image=IMAGE_ID),
         container_config(image=IMAGE_ID, image_reference="registry.example.com/app:1"),
+        container_config(
+            image=IMAGE_ID, image_reference="allowed.example.com/app:1", mounts=(volume,)
+        ),
     ):
         with pytest.raises(DeniedError, match="SecurityProfile"):
             await engine.create_container(sandbox_id, config)

@@ -201,3 +201,20 @@ async def test_many_pods_come_and_go_at_once(engine: Engine, world: World) -> No
 
     await asyncio.gather(*(live(number) for number in range(10)))
     assert world.census() == empty
+
+
+async def test_metrics_are_of_ready_pods_and_their_running_containers(
+    engine: Engine, world: World
+) -> None:
+    sandbox_id = await engine.run_sandbox(sandbox_config(cgroup_parent="/kubepods/p"), "")
+    running = await engine.create_container(sandbox_id, container_config())
+    await engine.create_container(sandbox_id, container_config(attempt=1))
+    await engine.start_container(running)
+    world.cgroups.add(engine.container(running).cgroup_path)
+    stopped = await engine.run_sandbox(sandbox_config(attempt=1), "")
+    await engine.stop_sandbox(stopped)
+    (pod,) = [each async for each in engine.pod_metrics()]
+    assert pod.record.id == sandbox_id
+    assert pod.cgroup is not None
+    assert pod.cgroup.id == "/kubepods/p"
+    assert [each.record.id for each in pod.containers] == [running]

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy import decide
 from noderuntime.policy.model import (
     HostFacts,
+    IdMapping,
+    Mount,
     NamespaceMode,
     Namespaces,
     ProfileType,
     ResolvedUser,
     SandboxGrant,
     SecurityProfileRef,
+    UserNamespace,
 )
 from noderuntime.policy.spec import DEFAULT_MASKED
 from tests.unit.policy.factories import (
@@ -146,3 +151,45 @@ def test_masks_are_the_pods_on_the_nodes_own_handler_and_more_under_a_profile() 
     assert granted(rules(), container(asks)).masked_paths == (*DEFAULT_MASKED, "/proc/extra")
     assert granted(None, container(security(masked_paths=()))).masked_paths == DEFAULT_MASKED
     assert granted(None, container(security(privileged=True))).masked_paths == ()
+
+
+USERS = UserNamespace(
+    uids=IdMapping(container_id=0, host_id=100000, length=65536),
+    gids=IdMapping(container_id=0, host_id=100000, length=65536),
+)
+
+
+@pytest.mark.parametrize("field", ["network", "ipc", "pid"])
+def test_a_user_namespace_goes_with_none_of_the_nodes(field: str) -> None:
+    asked = replace(Namespaces(user=USERS), **{field: NODE})  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="hostUsers: false"):
+        decide.admit_sandbox(None, sandbox(namespaces=asked))
+
+
+def test_a_container_has_the_user_namespace_of_its_sandbox() -> None:
+    pod = sandbox(namespaces=Namespaces(user=USERS))
+    other = replace(USERS, uids=IdMapping(container_id=0, host_id=1, length=1))
+    mount = Mount(container_path="/data", host_path="/data", idmap=other)
+    granted(None, container(security(namespaces=Namespaces(user=USERS))), pod=pod)
+    for asked in (
+        container(security(namespaces=Namespaces(user=other))),
+        container(mounts=(mount,)),
+    ):
+        with pytest.raises(InvalidArgumentError, match="not those of its sandbox"):
+            admit(None, asked, pod=pod)
+    with pytest.raises(InvalidArgumentError, match="not those of its sandbox"):
+        admit(None, container(mounts=(replace(mount, idmap=USERS),)))
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        ResolvedUser(uid=65536, gid=0),
+        ResolvedUser(uid=0, gid=65536),
+        ResolvedUser(uid=0, gid=0, additional_gids=(70000,)),
+    ],
+)
+def test_an_id_that_the_user_namespace_has_not_is_refused(user: ResolvedUser) -> None:
+    pod = sandbox(namespaces=Namespaces(user=USERS))
+    with pytest.raises(InvalidArgumentError, match="is not among the 65536 IDs"):
+        admit(None, pod=pod, facts=image(user))

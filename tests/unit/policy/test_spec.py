@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from noderuntime.policy.model import Mount, Propagation, ResolvedUser, Resources
+from noderuntime.policy.model import (
+    IdMapping,
+    Mount,
+    Propagation,
+    ResolvedUser,
+    Resources,
+    UserNamespace,
+)
 from noderuntime.policy.spec import DeviceNode, SpecLayout, build, exec_process
 from tests.unit.policy.factories import (
     KUBELET,
@@ -118,6 +125,26 @@ def test_no_spec_has_annotations_rlimits_or_capabilities_that_are_inherited(
     assert process["capabilities"]["inheritable"] == process["capabilities"]["ambient"] == []
 
 
+@pytest.mark.parametrize(
+    ("propagations", "root"),
+    [
+        ((Propagation.PRIVATE,), None),
+        ((Propagation.PRIVATE, Propagation.HOST_TO_CONTAINER), "rslave"),
+        ((Propagation.HOST_TO_CONTAINER, Propagation.BIDIRECTIONAL), "rshared"),
+    ],
+)
+def test_the_root_lets_the_volumes_propagate(
+    propagations: tuple[Propagation, ...], root: str | None
+) -> None:
+    mounts = tuple(
+        Mount(container_path=f"/{place}", host_path=f"/srv/{place}", propagation=propagation)
+        for place, propagation in enumerate(propagations)
+    )
+    built = build(granted(None, container()), _with(mounts=mounts))
+    linux: Any = built["linux"]
+    assert linux.get("rootfsPropagation") == root
+
+
 def test_the_pods_annotations_never_reach_the_spec() -> None:
     pod = sandbox(annotations={"run.oci.hooks.stdout": "x"}, labels={"run.oci.a": "x"})
     asked = container(annotations={"run.oci.handler": "krun"}, labels={"run.oci.b": "x"})
@@ -146,6 +173,17 @@ def test_a_volume_of_the_pod_replaces_a_mount_of_ours() -> None:
     assert [m["source"] for m in built["mounts"] if m["destination"] == "/dev/shm"] == [
         shm.host_path
     ]
+
+
+def test_a_user_namespace_is_joined_and_told() -> None:
+    mapping = IdMapping(container_id=0, host_id=100000, length=65536)
+    users = UserNamespace(uids=mapping, gids=mapping)
+    layout = SpecLayout(rootfs="/r", user_ns="/pin", users=users)
+    linux = build(granted(None, container()), layout)["linux"]
+    assert isinstance(linux, dict)
+    assert {"type": "user", "path": "/pin"} in linux["namespaces"]
+    told = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    assert linux["uidMappings"] == linux["gidMappings"] == told
 
 
 def test_a_pid_namespace_is_its_own_the_nodes_or_one_that_is_joined() -> None:

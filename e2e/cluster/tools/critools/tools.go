@@ -1,6 +1,9 @@
 //go:build tools
 
-// Package tools pins crictl, which the tests of the CRI server use as a client that is not ours.
+// Package tools pins crictl and critest: CRI clients that are not ours.
 package tools
 
-import _ "sigs.k8s.io/cri-tools/cmd/crictl"
+import (
+	_ "sigs.k8s.io/cri-tools/cmd/crictl"
+	_ "sigs.k8s.io/cri-tools/cmd/critest"
+)

@@ -1,0 +1,3 @@
+module noderuntime.io/conformance/nnp
+
+go 1.26.6
