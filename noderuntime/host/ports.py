@@ -342,6 +342,10 @@ class Monitor(Protocol):
         """Tell whether this container's monitor process runs."""
         ...
 
+    async def signal(self, container_id: str, number: int) -> bool:
+        """Signal the container's process itself; False where it cannot be told for sure which it is."""
+        ...
+
     async def remove(self, container_id: str) -> None:
         """End the monitor, if there, and remove every file of its."""
         ...

@@ -315,6 +315,10 @@ class FakeMonitor:
     async def is_alive(self, container_id: str) -> bool:
         return container_id in self._world.monitors
 
+    async def signal(self, container_id: str, number: int) -> bool:
+        del container_id, number
+        return False  # the OCI runtime does it
+
     async def remove(self, container_id: str) -> None:
         self._world.call("monitor.remove")
         self._world.monitors.discard(container_id)
