@@ -16,6 +16,7 @@ from noderuntime.engine.image_volumes import (
     remove_image_volumes,
     source_key,
 )
+from noderuntime.engine.limits import honourable
 from noderuntime.engine.node import Node
 from noderuntime.engine.pid_target import pid_namespace, pin_target
 from noderuntime.engine.sandbox_files import hostname_of
@@ -66,6 +67,7 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
     await require_ready(node, sandbox.id)
     admission.require_namespaces(config.security.namespaces)
     admission.require_shared_pid(sandbox.config, config)
+    config = replace(config, resources=honourable(node.parts.cgroups, config.resources))
     handler = node.handlers.get(sandbox.handler)
     image = node.parts.images.find(config.image)
     if image is None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
-from noderuntime.engine import admission
+from noderuntime.engine import admission, limits
 from noderuntime.engine.node import Node
 from noderuntime.engine.sandbox_run import attachment_of
 from noderuntime.engine.state import ContainerRecord, ContainerState, SandboxState
@@ -58,9 +58,17 @@ async def update_resources(node: Node, container_id: str, resources: Resources) 
     granted = admission.admit_resources(node.handlers.get(sandbox.handler), resources)
     async with node.locks.of(record.id):
         record = require_running(node, record.id)
-        await node.runtime(record.oci_runtime).update(record.id, granted)
+        await _set(node, record, limits.honourable(node.parts.cgroups, granted))
         config = replace(record.config, resources=_merged(record.config.resources, granted))
         await node.store.containers.put(replace(record, config=config))
+
+
+async def _set(node: Node, record: ContainerRecord, wanted: Resources) -> None:
+    lifts_quota = wanted.cpu_quota_us < 0
+    told = replace(wanted, cpu_quota_us=0) if lifts_quota else wanted
+    await node.runtime(record.oci_runtime).update(record.id, told)
+    if lifts_quota:
+        await node.parts.cgroups.lift_cpu_quota(record.cgroup_path)
 
 
 async def update_sandbox_resources(

@@ -24,6 +24,7 @@ from noderuntime.host.ports import Exit
 _log = logging.getLogger(__name__)
 
 UNKNOWN_CODE = 255
+KILLED_CODE = 128 + 9
 UNKNOWN = "Unknown"
 LOOK_EVERY_S = 5.0
 FIRST_POLL_S = 0.01
@@ -115,10 +116,21 @@ async def end_of(node: Node, record: ContainerRecord) -> ContainerRecord | None:
             return None
         exit_ = await monitor.exit_of(record.id)  # written just before the monitor ended
     if exit_ is not None:
-        return exited(record, exit_)
+        return exited(record, await _with_oom(node, record, exit_))
     if await node.runtime(record.oci_runtime).state(record.id) == "running":
         return None
     return vanished(node, record, "neither the container's monitor nor its process is there")
+
+
+async def _with_oom(node: Node, record: ContainerRecord, exit_: Exit) -> Exit:
+    """Ask the cgroup as well: a monitor may not hear of a kill that ends the container with it."""
+    if exit_.oom_killed or exit_.code != KILLED_CODE:
+        return exit_
+    try:
+        cgroup = await node.parts.cgroups.metrics(record.cgroup_path)
+    except NodeRuntimeError:
+        return exit_  # it is gone
+    return replace(exit_, oom_killed=cgroup.oom_kills > 0)
 
 
 def exited(record: ContainerRecord, exit_: Exit) -> ContainerRecord:

@@ -8,9 +8,10 @@ from typing import Final
 
 from noderuntime.engine.container_stop import stop_container
 from noderuntime.engine.jobs import Key, every
+from noderuntime.engine.network import release
 from noderuntime.engine.node import Node
 from noderuntime.engine.sandbox_init import remove_init
-from noderuntime.engine.sandbox_run import detach, remove_namespaces, unmount_shm
+from noderuntime.engine.sandbox_run import remove_namespaces, unmount_shm
 from noderuntime.engine.state import SandboxRecord, SandboxState
 from noderuntime.engine.steps import Step, Verb, carry_through
 from noderuntime.engine.work import SandboxWork
@@ -56,7 +57,7 @@ async def _mark_not_ready(work: SandboxWork) -> None:
 
 RELEASE: Final[tuple[Step[SandboxWork], ...]] = (
     Step(name="containers", do=stop_containers, deadline_s=180.0),
-    Step(name="network", do=detach, span="network.detach", deadline_s=180.0),
+    Step(name="network", do=release, span="network.detach", deadline_s=180.0),
     Step(name="namespaces", do=remove_namespaces),
     Step(name="init", do=remove_init),
     Step(name="shm", do=unmount_shm),

@@ -30,6 +30,11 @@ def table(file: Path) -> Mapping[str, int]:
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
 
+def words(file: Path) -> tuple[str, ...]:
+    """Return a file's words."""
+    return tuple(_text(file).split())
+
+
 def members(directory: Path) -> tuple[int, ...]:
     """Return the PIDs in a cgroup and in those below it."""
     files = (directory / "cgroup.procs", *directory.glob("**/cgroup.procs"))

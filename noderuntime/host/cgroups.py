@@ -1,7 +1,7 @@
 """Cgroups: where the kubelet's and ours are, what they use, and their removal. cgroups(7).
 
 Both hierarchies are read, v2 and v1 (also hybrid, where v2 holds no controller). The OCI runtime
-makes a container's cgroup; nothing here writes a limit. Names follow what kubelet and cAdvisor
+makes a container's cgroup and writes its limits. Names follow what kubelet and cAdvisor
 expect: the leaf is the container's ID.
 """
 
@@ -18,7 +18,7 @@ from typing import Final
 
 from noderuntime.errors import HostError, InvalidArgumentError, NotFoundError
 from noderuntime.host import cgroup_metrics, mountinfo
-from noderuntime.host.cgroup_files import number, table
+from noderuntime.host.cgroup_files import number, table, words
 from noderuntime.host.ports import CgroupDriver, CgroupStats
 from noderuntime.host.readings import CgroupMetrics
 from noderuntime.host.syscalls import host_error
@@ -73,6 +73,17 @@ class KernelCgroups:
         """Return SYSTEMD where systemd is PID 1, else CGROUPFS."""
         return self._driver
 
+    def is_unified(self) -> bool:
+        """Tell whether every controller is in v2."""
+        return set(self._mounted) == {UNIFIED}
+
+    def has_controller(self, name: str) -> bool:
+        """Tell whether the node has a controller, in whichever hierarchy."""
+        if name in self._mounted:
+            return True
+        unified = self._mounted.get(UNIFIED)
+        return unified is not None and name in words(unified / "cgroup.controllers")
+
     def oci_path(self, parent: str, container_id: str) -> str:
         """Return ``linux.cgroupsPath``: PARENT/ID, or SLICE:cri-noderuntime:ID for systemd."""
         if self._driver is CgroupDriver.SYSTEMD:
@@ -112,6 +123,14 @@ class KernelCgroups:
             return expand_slice(PurePosixPath(parent).name)
         return _checked(parent).lstrip("/")
 
+    async def lift_cpu_quota(self, oci_path: str) -> None:
+        """Take the CPU quota away. Raises HostError."""
+        controller, file, text = (
+            (UNIFIED, "cpu.max", "max") if self.is_unified() else ("cpu", "cpu.cfs_quota_us", "-1")
+        )
+        if mount := self._mounted.get(controller):
+            await in_pool(_write, mount / self.relative(oci_path) / file, text)
+
     async def kill(self, oci_path: str) -> None:
         """SIGKILL every process in the container's cgroup; none is success."""
         relative = self.relative(oci_path)
@@ -128,12 +147,12 @@ class KernelCgroups:
             await in_pool(_remove_tree, mount / relative)
 
     def _read(self, relative: str) -> CgroupStats:
-        if set(self._mounted) == {UNIFIED}:
+        if self.is_unified():
             return _read_v2(self._mounted[UNIFIED] / relative)
         return _read_v1(self._below_each(relative))
 
     def _read_all(self, relative: str) -> CgroupMetrics:
-        if set(self._mounted) == {UNIFIED}:
+        if self.is_unified():
             path = _present(self._mounted[UNIFIED] / relative)
             return cgroup_metrics.read_v2(path, f"/{relative}")
         paths = self._below_each(relative)
@@ -150,6 +169,14 @@ def _checked(path: str) -> str:
     if not path.startswith("/") or len(parts) < 2 or ".." in parts:
         raise InvalidArgumentError(f"cgroup path {path!r} is not an absolute path below the root")
     return "/" + "/".join(parts[1:])
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        with file.open("r+") as opened:
+            opened.write(text)
+    except OSError as error:
+        raise host_error(f"cannot write {file}", error.errno or 0) from error
 
 
 def _present(path: Path) -> Path:

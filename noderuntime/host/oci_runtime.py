@@ -70,6 +70,11 @@ def update_document(resources: Resources) -> dict[str, object]:
     for name, values in (("cpu", cpu), ("memory", memory)):
         if asked := {key: value for key, value in values.items() if value}:
             document[name] = asked
+    if resources.hugepage_limits_bytes:
+        document["hugepageLimits"] = [
+            {"pageSize": size, "limit": limit}
+            for size, limit in sorted(resources.hugepage_limits_bytes.items())
+        ]
     if resources.unified:
         document["unified"] = dict(resources.unified)
     return document

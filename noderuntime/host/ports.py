@@ -175,6 +175,14 @@ class Cgroups(Protocol):
         """Return SYSTEMD where systemd is PID 1, else CGROUPFS."""
         ...
 
+    def is_unified(self) -> bool:
+        """Tell whether every controller is in v2."""
+        ...
+
+    def has_controller(self, name: str) -> bool:
+        """Tell whether the node has a controller, in whichever hierarchy."""
+        ...
+
     def oci_path(self, parent: str, container_id: str) -> str:
         """Return ``linux.cgroupsPath`` for a container below the kubelet's ``parent``."""
         ...
@@ -197,6 +205,10 @@ class Cgroups(Protocol):
 
     async def pod_metrics(self, parent: str) -> CgroupMetrics:
         """Read everything of the kubelet's Pod cgroup; raises NotFoundError when it is gone."""
+        ...
+
+    async def lift_cpu_quota(self, oci_path: str) -> None:
+        """Take the CPU quota away; OCI runtimes differ in how they are told to (crun 1.8.1 fails)."""
         ...
 
     async def remove(self, oci_path: str) -> None:
@@ -377,18 +389,3 @@ class PortForward(Protocol):
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to localhost:``port`` (IPv4, then IPv6) in ``netns``; None is the host's."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkUsage:
-    """Counters of a sandbox's interface."""
-
-    interface: str
-    rx_bytes: int
-    rx_errors: int
-    tx_bytes: int
-    tx_errors: int
-    rx_packets: int = 0
-    rx_dropped: int = 0
-    tx_packets: int = 0
-    tx_dropped: int = 0

@@ -200,12 +200,15 @@ def _resources(asked: Resources, grant: ContainerGrant) -> dict[str, object]:
         "cpus": asked.cpuset_cpus,
         "mems": asked.cpuset_mems,
     }
-    memory = {"limit": asked.memory_limit_bytes, "swap": asked.memory_swap_limit_bytes}
+    memory = {
+        "limit": asked.memory_limit_bytes,
+        "swap": asked.memory_swap_limit_bytes,
+    }  # swap -1: any
     allowed: list[dict[str, object]] = [{"allow": grant.privileged, "access": "rwm"}]
     result: dict[str, object] = {
         "devices": allowed,
         "cpu": {key: value for key, value in cpu.items() if value and value != -1},
-        "memory": {key: value for key, value in memory.items() if value > 0},
+        "memory": {key: value for key, value in memory.items() if value},
     }
     if grant.pids_limit is not None:
         result["pids"] = {"limit": grant.pids_limit}

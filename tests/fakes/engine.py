@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import SIGKILL, Signals
@@ -67,6 +67,10 @@ class World:
     ignored_signals: set[int] = field(default_factory=set[int])
     failing: dict[str, Exception] = field(default_factory=dict[str, Exception])  # call -> error
     hostnames: list[str] = field(default_factory=list[str])
+    is_unified: bool = True
+    controllers: set[str] = field(default_factory=lambda: {"cpu", "memory", "hugetlb"})
+    oom_kills: int = 0
+    updates: list[Resources] = field(default_factory=list[Resources])
 
     def call(self, name: str) -> None:
         """Record a call, and fail it where a test says so."""
@@ -201,6 +205,15 @@ class FakeCgroups:
     def driver(self) -> CgroupDriver:
         return CgroupDriver.CGROUPFS
 
+    def is_unified(self) -> bool:
+        return self._world.is_unified
+
+    def has_controller(self, name: str) -> bool:
+        return name in self._world.controllers
+
+    async def lift_cpu_quota(self, oci_path: str) -> None:
+        self._world.call("cgroups.lift_cpu_quota")
+
     def oci_path(self, parent: str, container_id: str) -> str:
         return f"{parent or '/fake'}/{container_id}"
 
@@ -221,7 +234,7 @@ class FakeCgroups:
     async def metrics(self, oci_path: str) -> CgroupMetrics:
         if oci_path not in self._world.cgroups:
             raise NotFoundError(f"cgroup {oci_path} is not there")
-        return CgroupMetrics(id=oci_path, threads=1)
+        return CgroupMetrics(id=oci_path, threads=1, oom_kills=self._world.oom_kills)
 
     async def pod_metrics(self, parent: str) -> CgroupMetrics:
         return CgroupMetrics(id=parent, threads=2)
@@ -271,6 +284,7 @@ class FakeRuntime:
 
     async def update(self, container_id: str, resources: Resources) -> None:
         self._world.call("runtime.update")
+        self._world.updates.append(resources)
 
 
 class FakeMonitor:
@@ -354,6 +368,16 @@ class FakeNetwork:
     async def detach(self, attachment: Attachment) -> None:
         self._world.call("network.detach")
         self._world.attachments.discard(attachment.sandbox_id)
+
+    def attached(self) -> tuple[str, ...]:
+        return tuple(sorted(self._world.attachments))
+
+    async def collect(self, sandbox_ids: Iterable[str]) -> None:
+        self._world.call("network.collect")
+        self._world.attachments.intersection_update(sandbox_ids)
+
+    async def check_status(self) -> None:
+        self._world.call("network.check_status")
 
     def not_ready_because(self) -> str:
         return ""

@@ -194,6 +194,15 @@ class FakeCgroups:
     def driver(self) -> CgroupDriver:
         return CgroupDriver.CGROUPFS
 
+    def is_unified(self) -> bool:
+        return True
+
+    def has_controller(self, name: str) -> bool:
+        return bool(name)
+
+    async def lift_cpu_quota(self, oci_path: str) -> None:
+        await self._node.at("cgroups.lift_cpu_quota", oci_path)
+
     def oci_path(self, parent: str, container_id: str) -> str:
         return f"{parent or '/noderuntime'}/{container_id}"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from noderuntime.errors import InvalidArgumentError, NotFoundError
+from noderuntime.errors import HostError, InvalidArgumentError, NotFoundError
 from noderuntime.host.cgroups import UNIFIED, KernelCgroups, expand_slice
 from noderuntime.host.ports import CgroupDriver
 
@@ -127,3 +127,23 @@ async def test_removal_takes_what_is_below_and_is_idempotent(tmp_path: Path) -> 
     await one.remove("/p/c1")
     await one.remove("/p/c1")
     assert [d.name for d in (tmp_path / "p").iterdir()] == ["c2"]
+
+
+async def test_controllers_are_found_in_whichever_hierarchy(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpu memory\n")
+    unified = cgroups(tmp_path)
+    hybrid = KernelCgroups({UNIFIED: tmp_path, "hugetlb": tmp_path}, CgroupDriver.CGROUPFS)
+    assert (unified.is_unified(), hybrid.is_unified()) == (True, False)
+    assert [unified.has_controller(name) for name in ("cpu", "hugetlb")] == [True, False]
+    assert hybrid.has_controller("hugetlb")
+
+
+async def test_a_quota_is_lifted_in_either_hierarchy(tmp_path: Path) -> None:
+    fill(tmp_path / "p/c1", {"cpu.max": "50000 100000", "cpu.cfs_quota_us": "50000"})
+    await cgroups(tmp_path).lift_cpu_quota("/p/c1")
+    assert (tmp_path / "p/c1/cpu.max").read_text().startswith("max")
+    legacy = KernelCgroups({"cpu": tmp_path}, CgroupDriver.CGROUPFS)
+    await legacy.lift_cpu_quota("/p/c1")
+    assert (tmp_path / "p/c1/cpu.cfs_quota_us").read_text().startswith("-1")
+    with pytest.raises(HostError):
+        await legacy.lift_cpu_quota("/p/c2")

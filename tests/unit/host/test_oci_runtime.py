@@ -38,9 +38,15 @@ def test_a_runtimes_words_are_cleaned(said: str, clean: str) -> None:
 
 def test_an_update_holds_only_what_was_asked_for() -> None:
     assert update_document(Resources()) == {}
-    resources = Resources(cpu_shares=512, memory_limit_bytes=5, unified={"memory.high": "4"})
+    resources = Resources(
+        cpu_shares=512,
+        memory_limit_bytes=5,
+        hugepage_limits_bytes={"2MB": 0},
+        unified={"memory.high": "4"},
+    )
     assert update_document(resources) == {
         "cpu": {"shares": 512},
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 0}],
         "memory": {"limit": 5},
         "unified": {"memory.high": "4"},
     }

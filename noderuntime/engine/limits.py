@@ -1,0 +1,33 @@
+"""Limits that depend on the node: what its cgroups cannot do is refused by the field's name.
+
+The kubelet sends a limit of 0 for every size of huge pages that the kernel knows; where there is no
+controller for them, only that 0 is passed over, as there a container cannot be kept from them either.
+Source: kubelet ``pkg/kubelet/kuberuntime/kuberuntime_container_linux.go``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from noderuntime.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from noderuntime.host.ports import Cgroups
+    from noderuntime.policy.model import Resources
+
+
+def honourable(cgroups: Cgroups, asked: Resources) -> Resources:
+    """Return the limits that can be set. Raises InvalidArgumentError for one that cannot."""
+    if asked.unified and not cgroups.is_unified():
+        key = min(asked.unified)
+        raise InvalidArgumentError(f"linux.resources.unified: {key} needs cgroup v2 on this node")
+    if not asked.hugepage_limits_bytes or cgroups.has_controller("hugetlb"):
+        return asked
+    for size, limit in asked.hugepage_limits_bytes.items():
+        if limit:
+            raise InvalidArgumentError(
+                f"linux.resources.hugepage_limits: {size} cannot be limited, as this node has no "
+                "hugetlb controller"
+            )
+    return replace(asked, hugepage_limits_bytes={})

@@ -1,0 +1,154 @@
+"""Limits of a real container: set at its start, changed while it runs, and what it uses told."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from noderuntime.engine.engine import Engine
+from noderuntime.host.cgroups import UNIFIED, KernelCgroups, hierarchies
+from noderuntime.policy.model import Resources
+from tests.root.engine_kit import RealNode
+from tests.root.engine_scene import Scene, made_node
+
+DEADLINE_S = 10.0
+MIB = 1 << 20
+LINES = 60_000
+IS_V2 = set(hierarchies()) == {UNIFIED}
+# Controller, its file in v1 and in v2.
+CPU_QUOTA = ("cpu", "cpu.cfs_quota_us", "cpu.max")
+CPU_SHARES = ("cpu", "cpu.shares", "cpu.weight")
+MEMORY = ("memory", "memory.limit_in_bytes", "memory.max")
+CPUSET = ("cpuset", "cpuset.cpus", "cpuset.cpus")
+HUGEPAGES = ("hugetlb", "hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max")
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
+    with made_node(tmp_path_factory.mktemp("nr-engine-resources")) as real:
+        yield real
+
+
+@pytest.fixture
+async def engine(node: RealNode) -> AsyncIterator[Engine]:
+    shutil.rmtree(node.root / "logs", ignore_errors=True)
+    empty = node.census()
+    engine = node.engine()
+    await engine.recover()
+    running = asyncio.Task(engine.run())
+    await asyncio.sleep(0)
+    yield engine
+    await Scene(node, engine).remove_everything()
+    running.cancel()
+    await asyncio.wait([running])
+    assert node.leftovers(empty) == []
+
+
+async def started(node: RealNode, engine: Engine, resources: Resources, script: str = "") -> str:
+    sandbox_id = await engine.run_sandbox(node.sandbox(), "")
+    config = replace(node.container(script=script), resources=resources)
+    container_id = await engine.create_container(sandbox_id, config)
+    await engine.start_container(container_id)
+    return container_id
+
+
+def read(engine: Engine, container_id: str, place: tuple[str, str, str]) -> str:
+    controller, v1, v2 = place
+    mount = hierarchies()[UNIFIED if IS_V2 else controller]
+    relative = KernelCgroups().relative(engine.container(container_id).cgroup_path)
+    return (mount / relative / (v2 if IS_V2 else v1)).read_text().split()[0]
+
+
+async def test_limits_change_in_place_without_a_restart(node: RealNode, engine: Engine) -> None:
+    first = Resources(
+        cpu_period_us=100_000,
+        cpu_quota_us=50_000,
+        cpu_shares=512,
+        memory_limit_bytes=64 * MIB,
+        memory_swap_limit_bytes=64 * MIB,
+    )
+    container_id = await started(node, engine, first)
+    pid = engine.container(container_id).pid
+    for quota, memory in ((80_000, 128 * MIB), (20_000, 48 * MIB)):
+        wanted = Resources(
+            cpu_period_us=100_000,
+            cpu_quota_us=quota,
+            cpu_shares=1024,
+            memory_limit_bytes=memory,
+            memory_swap_limit_bytes=memory,
+        )
+        await engine.update_resources(container_id, wanted)
+        assert read(engine, container_id, CPU_QUOTA) == str(quota)
+        assert read(engine, container_id, MEMORY) == str(memory)
+        told = engine.container(container_id).config.resources
+        assert (told.cpu_quota_us, told.memory_limit_bytes) == (quota, memory)
+    assert engine.container(container_id).pid == pid
+    result = await engine.exec_sync(container_id, ("/bin/busybox", "true"), DEADLINE_S)
+    assert result.exit_code == 0
+
+
+async def test_a_quota_can_be_taken_away_in_place(node: RealNode, engine: Engine) -> None:
+    limits = Resources(cpu_period_us=100_000, cpu_quota_us=50_000)
+    container_id = await started(node, engine, limits)
+    await engine.update_resources(container_id, Resources(cpu_quota_us=-1))
+    assert read(engine, container_id, CPU_QUOTA) in {"-1", "max"}
+
+
+async def test_cpus_and_huge_pages_are_set_and_changed(node: RealNode, engine: Engine) -> None:
+    limits = Resources(cpuset_cpus="0", hugepage_limits_bytes={"2MB": 4 * MIB})
+    container_id = await started(node, engine, limits)
+    assert read(engine, container_id, CPUSET) == "0"
+    assert read(engine, container_id, HUGEPAGES) == str(4 * MIB)
+    await engine.update_resources(
+        container_id, Resources(cpuset_cpus="0-1", hugepage_limits_bytes={"2MB": 8 * MIB})
+    )
+    assert read(engine, container_id, CPUSET) == "0-1"
+    assert read(engine, container_id, HUGEPAGES) == str(8 * MIB)
+
+
+async def test_metrics_tell_what_a_real_container_uses(node: RealNode, engine: Engine) -> None:
+    container_id = await started(node, engine, Resources(), "while :; do :; done")
+    until = time.monotonic() + DEADLINE_S
+    while True:
+        (pod,) = [each async for each in engine.pod_metrics()]
+        (container,) = pod.containers
+        if container.cgroup.cpu_user_ns:
+            break
+        assert time.monotonic() < until
+        await asyncio.sleep(0.05)
+    cgroup = container.cgroup
+    assert cgroup.id.endswith(container_id)
+    assert cgroup.memory_usage_bytes > 0
+    assert (cgroup.processes.processes, cgroup.threads) == (1, 1)
+    assert cgroup.processes.files >= 3
+    assert pod.cgroup is not None
+    assert pod.cgroup.cpu_usage_ns >= cgroup.cpu_usage_ns
+    assert [usage.interface for usage in pod.network] == ["eth0"]
+    assert container.filesystem.inodes > container.filesystem.inodes_free > 0
+
+
+async def test_no_line_is_lost_while_a_log_is_rotated(node: RealNode, engine: Engine) -> None:
+    script = f"n=0; while [ $n -lt {LINES} ]; do n=$((n+1)); echo line-$n; done"
+    container_id = await started(node, engine, Resources(), script)
+    log = engine.log_file(engine.container(container_id))
+    parts: list[Path] = []
+    for number in range(8):
+        await asyncio.sleep(0.02)
+        parts.append(log.with_suffix(f".{number}"))
+        log.rename(parts[-1])  # as the kubelet does: rename, then ask for a new file
+        await engine.reopen_log(container_id)
+    until = time.monotonic() + DEADLINE_S
+    while engine.container(container_id).pid:
+        assert time.monotonic() < until
+        await asyncio.sleep(0.05)
+    whole = "".join(part.read_text() for part in (*parts, log))
+    pieces = [line.split(" ", 3)[2:] for line in whole.splitlines(keepends=True)]
+    # A line that did not fit the monitor's buffer is in pieces: P(artial), then F(ull).
+    text = "".join(words.rstrip("\n") if tag == "P" else words for tag, words in pieces)
+    assert text.splitlines() == [f"line-{n}" for n in range(1, LINES + 1)]
