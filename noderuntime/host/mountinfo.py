@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 _OCTAL: Final = re.compile(rb"\\([0-7]{3})")
-_ESCAPED: Final = re.compile(rb"[ \t\n\\#]")  # mangle_path of the kernel's fs/seq_file.c
+_ESCAPED: Final = re.compile(rb"[ \t\n\\]")  # seq_path in show_mountinfo of the kernel
 _MNT_ID: Final = re.compile(r"^mnt_id:\s*(\d+)$", re.MULTILINE)
 
 
