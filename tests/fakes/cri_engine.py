@@ -199,10 +199,14 @@ class FakeEngine(Engine):
     ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     stale: tuple[str, ...] = ()
     network_problem: str = ""
+    ends_events: bool = False  # at once, for calls that would have no end
     feed: Feed = field(default_factory=lambda: Feed(Store(Path("/nowhere"), Disk()), time.time_ns))
 
     def subscribe(self) -> Subscription:
-        return self.feed.subscribe()
+        subscription = self.feed.subscribe()
+        if self.ends_events:
+            subscription.close()
+        return subscription
 
     def end_events(self) -> None:
         self.feed.close()

@@ -108,7 +108,7 @@ def messages(draw: st.DrawFn, descriptor: Descriptor, depth: int = 0) -> Message
 
 
 async def answer(method: MethodDescriptor, message: Message | bytes) -> Context:
-    engine = FakeEngine()
+    engine = FakeEngine(ends_events=True)
     config = SandboxConfig(pod=PodIdentity(name="a", namespace="b", uid="c"))
     sandbox_id = await engine.run_sandbox(config, "")
     container_id = await engine.create_container(
@@ -126,8 +126,6 @@ async def answer(method: MethodDescriptor, message: Message | bytes) -> Context:
         if service.name == "RuntimeService"
         else ImageService(engine)
     )
-    if method.name == "GetContainerEvents":  # has no end of its own
-        asyncio.get_running_loop().call_later(0.001, engine.end_events)
     return await _call(generic_handler(service, ours), method, message)
 
 
