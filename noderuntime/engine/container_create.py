@@ -34,7 +34,14 @@ from noderuntime.engine.work import ContainerWork, new_id
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from noderuntime.host.users import resolve_user
 from noderuntime.policy import spec
-from noderuntime.policy.model import ContainerConfig, ImageFacts, NamespaceMode, SandboxConfig
+from noderuntime.policy.model import (
+    ContainerConfig,
+    HostFacts,
+    ImageFacts,
+    NamespaceMode,
+    ResolvedUser,
+    SandboxConfig,
+)
 from noderuntime.policy.spec import SpecLayout
 
 if TYPE_CHECKING:
@@ -159,20 +166,11 @@ async def _write_spec(work: ContainerWork) -> None:
     node, record = work.node, work.record
     if work.sandbox is None or work.handler is None or work.image is None:
         raise NotFoundError(f"container {record.id} has no sandbox")
-    rootfs = node.paths.rootfs(record.id)
-    security = record.config.security
-    user = await node.disk.run(
-        resolve_user,
-        rootfs,
-        user_of(record.config, work.image),
-        group=security.run_as_group,
-        supplemental=security.supplemental_groups,
-        strict=security.supplemental_groups_strict,
-    )
-    facts = ImageFacts(config=work.image.config, user=user)
     sandbox = work.sandbox
-    own = work.handler.rules is None
-    host = await node.disk.run(admission.host_facts, record.config, own=own)
+    asked, own = user_of(record.config, work.image), work.handler.rules is None
+    rootfs = node.paths.rootfs(record.id)
+    user, host = await node.disk.run(_look, rootfs, record.config, asked, own=own)
+    facts = ImageFacts(config=work.image.config, user=user)
     judged = replace(record.config, image_reference=record.image_reference)
     grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
     devices = await node.disk.run(device_nodes, record.config, privileged=grant.privileged)
@@ -190,6 +188,21 @@ async def _write_spec(work: ContainerWork) -> None:
         additional_gids=grant.user.additional_gids,
         config=replace(record.config, resources=grant.resources),
     )
+
+
+def _look(
+    rootfs: Path, config: ContainerConfig, user: str, *, own: bool
+) -> tuple[ResolvedUser, HostFacts]:
+    """Read what the decision needs, in one turn of a thread."""
+    security = config.security
+    resolved = resolve_user(
+        rootfs,
+        user,
+        group=security.run_as_group,
+        supplemental=security.supplemental_groups,
+        strict=security.supplemental_groups_strict,
+    )
+    return resolved, admission.host_facts(config, own=own)
 
 
 def user_of(config: ContainerConfig, image: Image) -> str:

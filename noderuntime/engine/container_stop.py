@@ -82,7 +82,8 @@ async def _wait_ended(work: ContainerWork, timeout_s: float) -> bool:
 async def _send(work: ContainerWork, number: int) -> bool:
     """Send a signal by the OCI runtime; False where it could not."""
     try:
-        await work.node.runtime(work.record.oci_runtime).kill(work.record.id, number)
+        if not await work.node.parts.monitor.signal(work.record.id, number):
+            await work.node.runtime(work.record.oci_runtime).kill(work.record.id, number)
     except (HostError, DeadlineExceededError) as error:
         # It may just have ended: whether it has is seen by waiting.
         _log.warning(

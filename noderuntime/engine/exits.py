@@ -80,8 +80,10 @@ async def look(node: Node, container_id: str) -> None:
                 "reason": ended.reason,
             },
         )
+        # Who waits for the end need not wait for what is taken away after it; who removes waits for
+        # the lock.
+        node.endings.wake(container_id)
         await _release(node, ended)
-    node.endings.wake(container_id)
 
 
 async def wait_ended(node: Node, container_id: str, deadline: Callable[[], float]) -> bool:

@@ -22,12 +22,13 @@ Key = tuple[str, ...]  # (verb, what it is about...)
 CANCEL_GRACE_S = 60.0  # undoing has its own deadlines; this only bounds a shutdown
 
 
-async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+async def to_the_end(work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
     """Run ``work`` to its end even when this task is cancelled; the cancel is raised afterwards.
 
     For what must not be torn: an undo, or a write to disk in a thread, which goes on anyway.
     """
-    task = asyncio.get_running_loop().create_task(work)
+    loop = asyncio.get_running_loop()
+    task = work if isinstance(work, asyncio.Future) else loop.create_task(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:

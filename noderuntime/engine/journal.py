@@ -90,6 +90,10 @@ class Journal:
         """Return the intents that were kept and not ended since."""
         return tuple(self._unfinished.values())
 
+    def is_open(self, object_id: str) -> bool:
+        """Tell whether a verb is under way on the object, or failed and is tried again."""
+        return object_id in self._open
+
     async def end_others(self, intent: Intent) -> None:
         """Forget what failed before on the same object, which is gone now."""
         for file in self._open.get(intent.id, set()) - {self._file(intent)}:

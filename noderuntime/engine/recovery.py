@@ -14,7 +14,7 @@ from collections.abc import Awaitable
 from functools import partial
 from pathlib import Path
 
-from noderuntime.engine import container_stop, leftovers
+from noderuntime.engine import container_stop, leftovers, network
 from noderuntime.engine.container_create import CREATE_CONTAINER
 from noderuntime.engine.container_remove import REMOVE_CONTAINER
 from noderuntime.engine.container_start import START_CONTAINER, release_process
@@ -66,6 +66,7 @@ async def recover(node: Node, boot_id: str) -> None:
     await _settle_sandboxes(node, rebooted=rebooted)
     await _settle_containers(node, rebooted=rebooted)
     await leftovers.remove_all(node, *corrupted)
+    await _tried("the network", "", network.collect(node))
     await _tried("the boot ID", boot_id, node.disk.write(node.paths.boot_id, boot_id.encode()))
 
 

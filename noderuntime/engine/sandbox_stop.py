@@ -8,12 +8,14 @@ from typing import Final
 
 from noderuntime.engine.container_stop import stop_container
 from noderuntime.engine.jobs import Key, every
+from noderuntime.engine.network import release
 from noderuntime.engine.node import Node
 from noderuntime.engine.sandbox_init import remove_init
-from noderuntime.engine.sandbox_run import detach, remove_namespaces, unmount_shm
+from noderuntime.engine.sandbox_run import remove_namespaces, unmount_shm
 from noderuntime.engine.state import SandboxRecord, SandboxState
 from noderuntime.engine.steps import Step, Verb, carry_through
 from noderuntime.engine.work import SandboxWork
+from noderuntime.telemetry.trace import span
 
 CREATING_S = 120.0
 
@@ -49,14 +51,27 @@ async def stop_containers(work: SandboxWork) -> None:
     await every(stop_container(node, container.id, 0.0) for container in containers)
 
 
+async def stop_and_detach(work: SandboxWork) -> None:
+    """End the containers and take the network down, both at once.
+
+    What still runs in a Pod that is stopped gets no grace, and neither waits for the other: ending
+    takes a monitor and the OCI runtime, detaching takes the plugins.
+    """
+    await every((stop_containers(work), _release(work)))
+
+
+async def _release(work: SandboxWork) -> None:
+    with span("network.detach"):
+        await release(work)
+
+
 async def _mark_not_ready(work: SandboxWork) -> None:
     work.record = replace(work.record, state=SandboxState.NOT_READY, released=True)
     await work.node.store.sandboxes.put_end(work.record)
 
 
 RELEASE: Final[tuple[Step[SandboxWork], ...]] = (
-    Step(name="containers", do=stop_containers, deadline_s=180.0),
-    Step(name="network", do=detach, span="network.detach", deadline_s=180.0),
+    Step(name="containers_and_network", do=stop_and_detach, deadline_s=180.0),
     Step(name="namespaces", do=remove_namespaces),
     Step(name="init", do=remove_init),
     Step(name="shm", do=unmount_shm),

@@ -158,12 +158,8 @@ class Conmon:
 
     def _monitor(self, container_id: str) -> pids.Handle | None:
         """Open the monitor's process: its PID file, checked against its command line."""
-        data = durable.read(
-            self._bundle(container_id) / "conmon.pid", limit_bytes=_SIZE_LIMIT_BYTES
-        )
-        if data is None or not data.strip().isdigit():
-            return None
-        handle = pids.open_process(int(data))
+        pid = _pid_in(self._bundle(container_id) / "conmon.pid")
+        handle = None if pid is None else pids.open_process(pid)
         if handle is None:
             return None
         if f"--cid={container_id}" not in pids.command_line(handle.identity.pid):
@@ -177,6 +173,31 @@ class Conmon:
         if handle is None:
             return False
         handle.close()
+        return True
+
+    async def signal(self, container_id: str, number: int) -> bool:
+        """Signal the container's first process, as ``RUNTIME kill`` does, without starting a program.
+
+        It is the one in the PID file as long as it is the child of this container's monitor: the
+        monitor alone collects it, and the pidfd was opened before that was looked at.
+        """
+        monitor = self._monitor(container_id)
+        if monitor is None:
+            return False
+        try:
+            pid = _pid_in(self._bundle(container_id) / "container.pid")
+            handle = None if pid is None else pids.open_process(pid)
+            if handle is None:
+                return False
+            try:
+                stat = pids.read_stat(handle.identity.pid)
+                if stat is None or stat.parent != monitor.identity.pid:
+                    return False
+                handle.signal(number)
+            finally:
+                handle.close()
+        finally:
+            monitor.close()
         return True
 
     async def remove(self, container_id: str) -> None:
@@ -286,10 +307,13 @@ def _facts(bundle: Path) -> Mapping[str, object]:
 
 
 def _container_runs(bundle: Path) -> bool:
-    data = durable.read(bundle / "container.pid", limit_bytes=_SIZE_LIMIT_BYTES)
-    if data is None or not data.strip().isdigit():
-        return False
-    return pids.identify(int(data)) is not None
+    pid = _pid_in(bundle / "container.pid")
+    return pid is not None and pids.identify(pid) is not None
+
+
+def _pid_in(file: Path) -> int | None:
+    data = durable.read(file, limit_bytes=_SIZE_LIMIT_BYTES)
+    return int(data) if data is not None and data.strip().isdigit() else None
 
 
 async def _read_sync(descriptor: int) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 _OCTAL: Final = re.compile(rb"\\([0-7]{3})")
+_ESCAPED: Final = re.compile(rb"[ \t\n\\]")  # seq_path in show_mountinfo of the kernel
 _MNT_ID: Final = re.compile(r"^mnt_id:\s*(\d+)$", re.MULTILINE)
 
 
@@ -55,6 +56,14 @@ def parse(table: bytes) -> tuple[MountEntry, ...]:
 def mounts() -> tuple[MountEntry, ...]:
     """Read this process' mounts."""
     return parse(Path("/proc/self/mountinfo").read_bytes())
+
+
+def mounts_at(path: Path) -> tuple[MountEntry, ...]:
+    """Return the mounts on ``path`` and below it. Only these lines are parsed: a node has thousands."""
+    name = _ESCAPED.sub(lambda match: b"\\%03o" % match[0][0], os.fsencode(path))
+    table = Path("/proc/self/mountinfo").read_bytes()
+    lines = [line for line in table.split(b"\n") if name in line] if name in table else []
+    return tuple(e for e in parse(b"\n".join(lines)) if e.target.is_relative_to(path))
 
 
 def _mount_id(path: Path) -> int:

@@ -166,7 +166,7 @@ def _by_descriptor(path: Path, stack: ExitStack) -> str:
 def _unmount(target: Path) -> None:
     # Only the parent is resolved: the last component may be a link that a container left here.
     where = target.parent.resolve() / target.name
-    here = [e.target for e in mountinfo.mounts() if e.target.is_relative_to(where)]
+    here = [entry.target for entry in mountinfo.mounts_at(where)]
     for path in sorted(here, key=lambda path: len(path.parts), reverse=True):
         try:
             syscalls.umount(path)

@@ -6,6 +6,7 @@ An error carries what the runtime itself said last, without its time stamps and 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -16,6 +17,8 @@ from noderuntime.host.process import Command, Output, run
 from noderuntime.policy.model import Resources
 
 _TIMEOUT_S: Final = 45.0  # below a step's deadline, so that the sentence says which program hung
+_DELETE_TRIES: Final = 2
+_DELETE_PAUSE_S: Final = 0.1
 _KILL_TIMEOUT_S: Final = 10.0  # a stop goes on without it (see engine/container_stop.py)
 _CRUN_STAMP: Final = re.compile(r"^\d{4}-\d\d-\d\dT[0-9:.]+(?:Z|[+-]\d\d:?\d\d)?:\s*")
 _LOGFMT: Final = re.compile(r'(?:^|\s)msg="((?:[^"\\]|\\.)*)"')
@@ -147,7 +150,13 @@ class OciCli:
         if not self.knows(container_id):
             return
         output = await self._call("delete", container_id, options=("--force",))
-        if self.knows(container_id):  # whatever it says
+        for _ in range(_DELETE_TRIES):
+            if not self.knows(container_id):  # whatever it says
+                return
+            # crun that meets the process just as it ends gives up: "open pidfd: No such file".
+            await asyncio.sleep(_DELETE_PAUSE_S)
+            output = await self._call("delete", container_id, options=("--force",))
+        if self.knows(container_id):
             raise self._failure("delete", container_id, output)
 
     async def state(self, container_id: str) -> str | None:

@@ -66,8 +66,7 @@ class Namespaces(Protocol):
 class InitRequest:
     """The first process of a sandbox: an OCI container named as the sandbox, without a monitor.
 
-    ``directory`` is its bundle and made here, with ``config`` as config.json and a root that holds
-    nothing but the program ``/init``.
+    ``directory`` is its bundle, made here: ``config``, and a root with nothing but ``/init``.
     """
 
     sandbox_id: str
@@ -129,16 +128,14 @@ class Mounts(Protocol):
     ) -> None:
         """Mount an overlay; ``lowers`` are topmost first, up to 127 of them.
 
-        With ``owners`` the files of the lowers belong to that user namespace, and so does ``upper``,
-        which is given to it here.
+        With ``owners`` lowers and upper belong to that user namespace; upper is given to it here.
         """
         ...
 
     async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
         """Mount ``source``, with all that is mounted below it, on ``target`` as well.
 
-        ``target`` is made, as a folder or a file. With ``userns`` owners are mapped by it. Returns
-        the mount points below ``target``, each after those above it.
+        ``target`` is made. With ``userns`` owners are mapped by it. Returns the mount points below.
         """
         ...
 
@@ -340,6 +337,10 @@ class Monitor(Protocol):
 
     async def is_alive(self, container_id: str) -> bool:
         """Tell whether this container's monitor process runs."""
+        ...
+
+    async def signal(self, container_id: str, number: int) -> bool:
+        """Signal the container's process itself; False where it cannot be told for sure which it is."""
         ...
 
     async def remove(self, container_id: str) -> None:

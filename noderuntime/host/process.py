@@ -1,8 +1,9 @@
 """Starting programs: vfork and exec, waited for through a pidfd, with bounds on time and output.
 
-``subprocess.Popen`` uses vfork(2) on Linux as long as no preexec_fn and no user is given, so that a
-start does not copy this process' page tables. It closes all descriptors but those passed. No thread
-and no signal handler waits for a child: a pidfd becomes readable when it ended (pidfd_open(2)).
+What needs no descriptors but 0, 1 and 2 is started by a thread (posix_spawn.py), and the event loop goes
+on. For the rest ``subprocess.Popen`` uses vfork(2) as long as no preexec_fn and no user is given, so that
+a start does not copy this process' page tables. No thread and no signal handler waits for a child: a
+pidfd becomes readable when it ended (pidfd_open(2)).
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from noderuntime.errors import DeadlineExceededError, HostError
-from noderuntime.host import pipes
+from noderuntime.host import pipes, posix_spawn
 from noderuntime.host.syscalls import host_error
+from noderuntime.host.threads import POOL, in_pool
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT: Final[Mapping[str, str]] = {"PATH": PATH}
@@ -28,10 +30,28 @@ OUTPUT_LIMIT_BYTES: Final = 1024 * 1024
 DRAIN_S: Final = 1.0  # how long output of children is awaited after the program itself ended
 
 
+class Process(Protocol):
+    """What ``Popen`` and ``posix_spawn`` give."""
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        ...
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended, -N by signal N; None until ``poll`` saw it."""
+        ...
+
+    def poll(self) -> int | None:
+        """Collect it if it ended."""
+        ...
+
+
 class Child:
     """A started process. Its exit is collected as soon as it ends, whether or not anyone waits."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: Process) -> None:
         """Take over the process; must be called in the event loop's thread."""
         self.pid: Final = process.pid
         self._process = process
@@ -109,6 +129,25 @@ def spawn(
     return Child(process)
 
 
+async def spawn_aside(
+    argv: Sequence[str], standard: tuple[int, int, int], env: Mapping[str, str], cwd: Path | None
+) -> Child:
+    """Start ``argv`` as ``spawn`` does, with the event loop going on meanwhile. No other descriptors.
+
+    Raises HostError. When it is cancelled, the process is killed.
+    """
+    starting = asyncio.get_running_loop().run_in_executor(
+        POOL, posix_spawn.spawn, argv, standard, env, cwd
+    )
+    try:
+        return Child(await asyncio.shield(starting))
+    except asyncio.CancelledError:
+        await asyncio.wait([starting])
+        if starting.exception() is None:
+            await in_pool(posix_spawn.forget, starting.result())
+        raise
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
     """A program that is run to its end. Output past ``output_limit_bytes`` is dropped."""
@@ -176,9 +215,8 @@ async def run(command: Command) -> Output:
     stdin_r, stdin_w = nonblocking_pipe(ours=1)
     stdout_r, stdout_w = nonblocking_pipe(ours=0)
     stderr_r, stderr_w = nonblocking_pipe(ours=0)
-    streams = Streams(stdin=stdin_r, stdout=stdout_w, stderr=stderr_w, pass_fds=command.pass_fds)
     try:
-        child = spawn(command.argv, streams, env=command.env, cwd=command.cwd)
+        child = await _start(command, (stdin_r, stdout_w, stderr_w))
     except BaseException:
         for descriptor in (stdin_w, stdout_r, stderr_r):
             os.close(descriptor)
@@ -191,6 +229,15 @@ async def run(command: Command) -> Output:
     finally:
         os.close(stdout_r)
         os.close(stderr_r)
+
+
+async def _start(command: Command, standard: tuple[int, int, int]) -> Child:
+    is_path = "/" in command.argv[0]
+    if command.pass_fds or not is_path or not posix_spawn.is_there():
+        stdin, stdout, stderr = standard
+        streams = Streams(stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=command.pass_fds)
+        return spawn(command.argv, streams, env=command.env, cwd=command.cwd)
+    return await spawn_aside(command.argv, standard, command.env, command.cwd)
 
 
 async def _communicate(child: Child, command: Command, ends: tuple[int, int, int]) -> Output:

@@ -15,13 +15,13 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_POOL = ThreadPoolExecutor(max_workers=8, thread_name_prefix="host")
+POOL = ThreadPoolExecutor(max_workers=8, thread_name_prefix="host")
 
 
 async def in_pool(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking call in the pool of the host part; a cancel does not stop the call itself."""
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_POOL, partial(function, *args, **kwargs))
+    return await loop.run_in_executor(POOL, partial(function, *args, **kwargs))
 
 
 async def in_own_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

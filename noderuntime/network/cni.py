@@ -8,7 +8,6 @@ for one sandbox at once. Source: CNI spec 1.1, sections 3 and 4.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import json
 import logging
@@ -29,7 +28,6 @@ from noderuntime.network.ports import Attachment
 _log = logging.getLogger(__name__)
 
 INTERFACE: Final = "eth0"
-_STATUS_EVERY_S: Final = 30.0
 _STATUS_TIMEOUT_S: Final = 10.0
 _CACHE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 
@@ -66,14 +64,8 @@ class CniNetwork:
             return str(error)
         return self._status_error
 
-    async def watch_status(self) -> None:
-        """Ask the plugins themselves (STATUS, spec 1.1) from time to time, until cancelled."""
-        while True:
-            await self.check_status()
-            await asyncio.sleep(_STATUS_EVERY_S)
-
     async def check_status(self) -> None:
-        """Ask once; the answer is what ``not_ready_because`` tells."""
+        """Ask the plugins (STATUS, spec 1.1); ``not_ready_because`` tells their answer."""
         self._status_error = ""
         call = Call(verb="STATUS", timeout_s=_STATUS_TIMEOUT_S)
         try:
@@ -111,11 +103,7 @@ class CniNetwork:
 
     async def detach(self, attachment: Attachment) -> None:
         """DEL with what the ADD was given; never attached is success. Raises NetworkError."""
-        cached = self._recall(attachment.sandbox_id)
-        if cached is not None:
-            await self._delete(attachment.sandbox_id, cached)
-        # Also where nothing is known: a kill may have left the file half written.
-        await durable.remove_async(self._file(attachment.sandbox_id))
+        await self._let_go(attachment.sandbox_id)
 
     async def check(self, attachment: Attachment) -> None:
         """CHECK: raises NetworkError when the attachment is not as it was made."""
@@ -135,12 +123,20 @@ class CniNetwork:
     async def collect(self, sandbox_ids: Iterable[str]) -> None:
         """Forget attachments of unknown sandboxes (DEL), then GC where the plugins know it."""
         known = set(sandbox_ids)
+        failures: list[NetworkError] = []
         for sandbox_id in self.attached():
             if sandbox_id not in known:
-                cached = self._recall(sandbox_id)
-                if cached is not None:
-                    await self._delete(sandbox_id, cached)
-                await durable.remove_async(self._file(sandbox_id))
+                try:
+                    await self._let_go(sandbox_id)
+                except NetworkError as error:
+                    failures.append(error)
+        await self._collect_garbage(known)
+        for other in failures[1:]:
+            failures[0].add_note(str(other))
+        if failures:
+            raise failures[0]
+
+    async def _collect_garbage(self, known: set[str]) -> None:
         with suppress(NetworkError):  # no network now: nothing to collect from
             network = conflist.load(self._conf_dir)
             if network.disable_gc or not conflist.version_at_least(network.version, (1, 1)):
@@ -159,6 +155,13 @@ class CniNetwork:
         if result is None:
             raise NetworkError(f"CNI network {cached.network.name!r} gave no result")
         return result
+
+    async def _let_go(self, sandbox_id: str) -> None:
+        cached = self._recall(sandbox_id)
+        if cached is not None:
+            await self._delete(sandbox_id, cached)
+        # Also where nothing is known: a kill may have left the file half written.
+        await durable.remove_async(self._file(sandbox_id))
 
     async def _delete(self, sandbox_id: str, cached: _Cached) -> None:
         """Run every plugin last first, also when one fails; the first error is raised."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import SIGKILL, Signals
@@ -315,6 +315,10 @@ class FakeMonitor:
     async def is_alive(self, container_id: str) -> bool:
         return container_id in self._world.monitors
 
+    async def signal(self, container_id: str, number: int) -> bool:
+        del container_id, number
+        return False  # the OCI runtime does it
+
     async def remove(self, container_id: str) -> None:
         self._world.call("monitor.remove")
         self._world.monitors.discard(container_id)
@@ -368,6 +372,16 @@ class FakeNetwork:
     async def detach(self, attachment: Attachment) -> None:
         self._world.call("network.detach")
         self._world.attachments.discard(attachment.sandbox_id)
+
+    def attached(self) -> tuple[str, ...]:
+        return tuple(sorted(self._world.attachments))
+
+    async def collect(self, sandbox_ids: Iterable[str]) -> None:
+        self._world.call("network.collect")
+        self._world.attachments.intersection_update(sandbox_ids)
+
+    async def check_status(self) -> None:
+        self._world.call("network.check_status")
 
     def not_ready_because(self) -> str:
         return ""

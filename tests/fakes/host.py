@@ -363,6 +363,10 @@ class FakeMonitor:
     async def is_alive(self, container_id: str) -> bool:
         return container_id in self._node.monitors and container_id not in self._node.ended
 
+    async def signal(self, container_id: str, number: int) -> bool:
+        del container_id, number
+        return False  # the OCI runtime does it
+
     async def remove(self, container_id: str) -> None:
         await self._node.at("monitor.remove", container_id)
         self._node.monitors.pop(container_id, None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,10 +28,12 @@ from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from tests.root.engine_kit import IMAGE
 from tests.root.engine_scene import made_node_of
 from tests.root.faults_kit import FaultyNode
+from tests.root.mounts_kit import unmount_below
 
 WORKERS = 4
 CALM_S = 4.0  # between two kills of the runtime
 START_S = 30.0
+GROWTH_KIB = 6 << 10  # of the second half of the calm part over the first; pools still fill
 ENOUGH = 60.0  # a Pod that cannot be removed for so long is lost
 CONFIG = """
 socket = "{root}/run/noderuntime.sock"
@@ -94,6 +97,14 @@ class Soak:
         assert self._process is not None
         self._process.send_signal(number)
         self._process.wait(60)
+
+    def pod(self, number: int) -> Pod:
+        """Return a Pod that ends at once on SIGTERM, and whose command line names the node."""
+        pod = Pod(number, self._node.cgroup_parent, IMAGE, seccomp=False)
+        pod.sandbox_config.log_directory = str(self._node.root / "logs" / f"pod-{number}")
+        del pod.container_config.command[:]
+        pod.container_config.command.extend(self._node.container().command)
+        return pod
 
     async def wait_ready(self, client: Client) -> None:
         until = time.monotonic() + START_S
@@ -160,10 +171,7 @@ class Soak:
 
     async def _cycle(self, number: int) -> None:
         client = Client(self._node.config.socket)
-        pod = Pod(number, self._node.cgroup_parent, IMAGE, seccomp=False)
-        pod.sandbox_config.log_directory = str(self._node.root / "logs" / f"pod-{number}")
-        del pod.container_config.command[:]
-        pod.container_config.command.extend(self._node.container().command)
+        pod = self.pod(number)
         fails_network = self._random.random() < 0.1
         if fails_network:
             self._node.fail("bridge.ADD", "fail")
@@ -225,9 +233,13 @@ class Soak:
 def main(seconds: float) -> int:
     """Run it on a node of its own and print the report; 1 when something was lost or grew."""
     root = Path(tempfile.mkdtemp(prefix="nr-soak-"))
-    with made_node_of(FaultyNode, root) as node:
-        report = asyncio.run(Soak(node, 0).run(seconds))
-    sys.stdout.write(f"{report}\n")
+    try:
+        with made_node_of(FaultyNode, root) as node:
+            report = asyncio.run(Soak(node, 0).run(seconds))
+    finally:
+        unmount_below(root)
+        shutil.rmtree(root, ignore_errors=True)
+    sys.stdout.write("\n".join([str(report), *problems(report), ""]))
     return int(bool(problems(report)))
 
 
@@ -235,7 +247,7 @@ def problems(report: Report) -> list[str]:
     """Return what must not be."""
     before, after = report.memory_kib
     found = [*report.leftovers, *report.internal]
-    if after - before > 4096:
+    if after - before > GROWTH_KIB:
         found.append(f"memory grew from {before} to {after} KiB")
     if report.descriptors[1] > report.descriptors[0]:
         found.append(f"descriptors grew: {report.descriptors}")

@@ -93,6 +93,38 @@ async def test_a_killed_container_ends_with_128_and_the_signal(kit: Kit) -> None
     assert sorted(f.name for f in request.bundle.iterdir()) == ["config.json", "rootfs"]
 
 
+async def test_a_signal_reaches_the_first_process_without_the_oci_runtime(kit: Kit) -> None:
+    request = kit.bundle("sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.02; done")
+    await kit.run(request)
+    assert await kit.monitor.signal(request.container_id, signal.SIGTERM)
+    assert (await kit.wait_exit(request.container_id)).code == 5
+    assert not await kit.monitor.signal(request.container_id, signal.SIGTERM)  # ended
+
+
+async def test_a_process_that_is_not_the_monitors_child_is_never_signalled(kit: Kit) -> None:
+    request = kit.bundle("sleep", "1000")
+    await kit.run(request)
+    file = request.bundle / "container.pid"
+    stranger = subprocess.Popen(["sleep", "1000"])
+    try:
+        file.write_text(str(stranger.pid))  # as if the number had been given to another process
+        assert not await kit.monitor.signal(request.container_id, signal.SIGKILL)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+async def test_a_container_without_its_monitor_is_signalled_by_the_oci_runtime(kit: Kit) -> None:
+    request = kit.bundle("sleep", "1000")
+    await kit.run(request)
+    monitor = int((request.bundle / "conmon.pid").read_text())
+    os.kill(monitor, signal.SIGKILL)
+    while pids.identify(monitor) is not None:
+        await asyncio.sleep(0.01)
+    assert not await kit.monitor.signal(request.container_id, signal.SIGKILL)
+
+
 async def test_a_running_container_is_removed_whole(kit: Kit) -> None:
     request = kit.bundle("sleep", "1000")
     pid = await kit.run(request)

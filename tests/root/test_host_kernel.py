@@ -168,6 +168,16 @@ async def test_a_missing_layer_is_named(kit: Kit) -> None:
         await kit.mounts.overlay([missing], kit.root / "u", kit.root / "w", kit.root / "merged")
 
 
+async def test_mounts_below_a_path_are_found_by_any_name(kit: Kit) -> None:
+    for name in ("plain", "with space", "tab\tand\\backslash", "new\nline", "hash#"):
+        target = kit.root / name / "deep"
+        await kit.mounts.tmpfs(target, size_bytes=65536, mode=0o700)
+        assert [m.target for m in mountinfo.mounts_at(kit.root / name)] == [target]
+        assert mountinfo.mounts_at(kit.root / name[:-1]) == ()  # a part of a name is not a folder
+        await kit.mounts.unmount(kit.root / name)
+        assert mountinfo.mounts_at(kit.root / name) == ()
+
+
 async def test_unmount_takes_what_is_below_and_busy(kit: Kit) -> None:
     target = kit.root / "a" / "b c"
     await kit.mounts.tmpfs(target, size_bytes=65536, mode=0o1777)

@@ -99,6 +99,41 @@ async def test_nothing_but_what_was_passed_is_open_in_a_program() -> None:
     assert b"/dev/zero" not in output.stdout
 
 
+async def test_a_descriptor_that_can_be_inherited_is_closed_in_a_program() -> None:
+    leak = os.open("/dev/zero", os.O_RDONLY)
+    os.set_inheritable(leak, True)
+    try:
+        output = await run(shell("ls -l /proc/self/fd"))
+    finally:
+        os.close(leak)
+    assert b"/dev/zero" not in output.stdout
+    assert output.stdout.count(b"pipe:") == 3
+
+
+async def test_a_program_leads_a_session_and_has_its_signals_back(tmp_path: Path) -> None:
+    output = await run(Command(argv=("/bin/cat", "/proc/self/stat", "/proc/self/status")))
+    stat, _, status = output.stdout.partition(b"\n")
+    pid, session = stat.split()[0], stat.split()[5]
+    assert pid == session
+    fields = dict(line.split(b":\t", 1) for line in status.splitlines() if b":\t" in line)
+    assert int(fields[b"SigBlk"], 16) == 0
+    assert int(fields[b"SigIgn"], 16) & (1 << (signal.SIGPIPE - 1)) == 0
+    assert (await run(shell("pwd", cwd=tmp_path))).stdout == f"{tmp_path}\n".encode()
+    with pytest.raises(HostError, match="cannot start /bin/sh: no such file"):
+        await run(shell("true", cwd=tmp_path / "missing"))
+
+
+async def test_a_program_whose_start_is_cancelled_does_not_stay() -> None:
+    for _ in range(20):  # whether the start is under way or done is chance
+        task = asyncio.Task(run(shell("sleep 54323; true")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await wait_gone("54323")
+
+
 async def test_an_environment_holds_only_what_was_given() -> None:
     output = await run(Command(argv=("/usr/bin/env",), env={"A": "b"}))
     assert output.stdout == b"A=b\n"
