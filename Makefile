@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cluster/bin:$(PATH):/usr/local/go/bin
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv packages programs up down check test root e2e conformance bench image generate clean \
+.PHONY: help venv packages programs up down check test root soak e2e conformance bench image generate clean \
 	check-format check-lint check-mypy check-pyright check-imports check-generated check-unit
 
 help: ## this list
@@ -36,6 +36,9 @@ test: ## everything: check, tests that need root, the real cluster
 
 root: venv packages programs ## tests on real namespaces, mounts and OCI runtimes, and with hostile input
 	@$(PYTEST) tests/root tests/contract tests/fuzz
+
+soak: venv packages ## an hour of Pods that come and go under random faults; make soak SECONDS=600
+	$(PY) -m tests.root.soak $(or $(SECONDS),3600)
 
 e2e: venv ## tests on the real cluster, which is made if it is not up
 	@$(PYTEST) e2e

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from noderuntime.engine.stats import ContainerMetrics, PodMetrics
-    from noderuntime.host.ports import NetworkUsage
-    from noderuntime.host.readings import CgroupMetrics, DiskUsage, HugepageUsage
+    from noderuntime.host.readings import CgroupMetrics, DiskUsage, HugepageUsage, NetworkUsage
 
 _S: Final = 10**9
 _US: Final = 10**6

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from noderuntime.engine.engine import ContainerStats, Engine
     from noderuntime.engine.state import ContainerRecord, SandboxRecord
-    from noderuntime.host.ports import CgroupStats, NetworkUsage
+    from noderuntime.host.ports import CgroupStats
+    from noderuntime.host.readings import NetworkUsage
 
 DEFAULT_INTERFACE = "eth0"
 

@@ -45,7 +45,7 @@ async def _start(node: Node, container_id: str) -> None:
         try:
             await perform(START_CONTAINER, work)
         except Exception as error:
-            await node.store.containers.put(_failed(node, record, error))
+            await node.store.containers.put_end(_failed(node, record, error))
             node.endings.wake(record.id)
             raise
 
@@ -121,7 +121,7 @@ async def mark_created(work: ContainerWork) -> None:
     created = replace(
         work.record, state=ContainerState.CREATED, pid=0, started_at_ns=0, finished_at_ns=0
     )
-    await work.node.store.containers.put(created)
+    await work.node.store.containers.put_end(created)
 
 
 START_CONTAINER: Final[Verb[ContainerWork]] = Verb(

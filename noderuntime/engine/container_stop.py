@@ -20,6 +20,7 @@ from noderuntime.errors import DeadlineExceededError, HostError
 _log = logging.getLogger(__name__)
 
 LONGEST_GRACE_S = 365 * 24 * 3600.0
+OBEYS_S = 3.0  # after the OCI runtime's SIGKILL: then the cgroup's processes are killed without it
 KILLED_S = 15.0  # after SIGKILL only a process that hangs in the kernel is still there
 
 
@@ -62,24 +63,35 @@ async def _kill(work: ContainerWork) -> None:
     record = work.node.store.containers.get(work.record.id)
     if record is None or record.state is not ContainerState.RUNNING:
         return
-    await _send(work, signal.SIGKILL)
-    deadline = asyncio.get_running_loop().time() + KILLED_S
-    if not await wait_ended(work.node, record.id, lambda: deadline):
+    was_sent = await _send(work, signal.SIGKILL)
+    if await _wait_ended(work, OBEYS_S if was_sent else 0.0):
+        return
+    await work.node.parts.cgroups.kill(record.cgroup_path)
+    if not await _wait_ended(work, KILLED_S):
         raise DeadlineExceededError(
             f"container {record.id} has not ended {KILLED_S:g} s after SIGKILL; its process "
             "hangs in the kernel or its monitor does not answer"
         )
 
 
-async def _send(work: ContainerWork, number: int) -> None:
+async def _wait_ended(work: ContainerWork, timeout_s: float) -> bool:
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    return await wait_ended(work.node, work.record.id, lambda: deadline)
+
+
+async def _send(work: ContainerWork, number: int) -> bool:
+    """Send a signal by the OCI runtime; False where it could not."""
     try:
         if not await work.node.parts.monitor.signal(work.record.id, number):
             await work.node.runtime(work.record.oci_runtime).kill(work.record.id, number)
-    except HostError as error:  # it may just have ended: whether it has is seen by waiting
+    except (HostError, DeadlineExceededError) as error:
+        # It may just have ended: whether it has is seen by waiting.
         _log.warning(
             "a signal could not be sent",
             extra={"container_id": work.record.id, "error": describe(error)},
         )
+        return False
+    return True
 
 
 STOP_CONTAINER: Final[Verb[ContainerWork]] = Verb(

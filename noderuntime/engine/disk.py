@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 from noderuntime.engine.jobs import to_the_end
 from noderuntime.errors import HostError, StateError
 from noderuntime.host import durable
+from noderuntime.host.syscalls import host_error
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 THREADS = 8  # they wait for the disk, which makes durable in one go what many ask for at once
+# A disk that is full (or over its quota), read-only or broken.
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 class Disk:
@@ -28,9 +33,13 @@ class Disk:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="engine-disk")
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a blocking function in the pool."""
+        """Run a blocking function in the pool. Raises HostError for what the disk refuses."""
         call = partial(function, *args, **kwargs)
-        return await to_the_end(asyncio.get_running_loop().run_in_executor(self._pool, call))
+        try:
+            return await to_the_end(asyncio.get_running_loop().run_in_executor(self._pool, call))
+        except OSError as error:
+            where = error.filename2 or error.filename or "the node's disk"
+            raise host_error(f"cannot change {where}", error.errno or 0) from error
 
     async def write(self, path: Path, data: bytes) -> None:
         """Replace the file atomically and durably, readable by its owner only."""
@@ -60,8 +69,9 @@ class Disk:
         return await self.run(_open_folder, directory)
 
     async def set_aside(self, path: Path) -> None:
-        """Rename a file that cannot be read to ``NAME.corrupt``."""
-        await self.run(path.rename, path.with_name(path.name + ".corrupt"))
+        """Rename a file that cannot be read to ``NAME.corrupt``, where the disk lets us."""
+        with suppress(HostError):
+            await self.run(path.rename, path.with_name(path.name + ".corrupt"))
 
     def close(self) -> None:
         """End the threads."""
@@ -71,7 +81,8 @@ class Disk:
 def _open_folder(directory: Path) -> tuple[Path, ...]:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for torn in directory.glob("*" + durable.TEMPORARY_SUFFIX):
-        torn.unlink()
+        with suppress(OSError):  # a read-only disk keeps it; it is not read in any case
+            torn.unlink()
     return tuple(sorted(directory.glob("*.json")))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from noderuntime.engine import checkpoint, exits, images, recovery, stats
+from noderuntime.engine import checkpoint, exits, images, network, recovery, stats
 from noderuntime.engine import exec as exec_
 from noderuntime.engine.container_create import create_container
 from noderuntime.engine.container_remove import remove_container
@@ -105,6 +105,7 @@ class Engine:
                 group.create_task(exits.watch_exits(self._node))
                 group.create_task(exits.watch_running(self._node))
                 group.create_task(recovery.watch_unfinished(self._node))
+                group.create_task(network.watch(self._node))
                 group.create_task(self._node.handlers.watch())
         finally:
             await self.close()

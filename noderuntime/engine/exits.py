@@ -47,7 +47,19 @@ async def watch_running(node: Node) -> None:
         for record in node.store.containers.all():
             if record.state is ContainerState.RUNNING:
                 node.jobs.start(("exit", record.id), partial(look, node, record.id))
+        node.jobs.start(("flush",), partial(flush, node))
         await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def flush(node: Node) -> None:
+    """Write, and remove, what a full disk did not take."""
+    for record_id in node.store.containers.unwritten():
+        async with node.locks.of(record_id):
+            await node.store.containers.flush(record_id)
+    for record_id in node.store.sandboxes.unwritten():
+        async with node.locks.of(record_id):
+            await node.store.sandboxes.flush(record_id)
+    await node.journal.sweep()
 
 
 async def look(node: Node, container_id: str) -> None:
@@ -59,7 +71,7 @@ async def look(node: Node, container_id: str) -> None:
         ended = await end_of(node, record)
         if ended is None:
             return
-        await node.store.containers.put(ended)
+        await node.store.containers.put_end(ended)
         _log.info(
             "a container ended",
             extra={

@@ -7,6 +7,7 @@ undo it or to do it again; no line is written for a single step.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter
 
 from noderuntime.engine.disk import Disk
 from noderuntime.engine.state import ContainerRecord, SandboxRecord
-from noderuntime.errors import NodeRuntimeError
+from noderuntime.errors import HostError, NodeRuntimeError
 
 _log = logging.getLogger(__name__)
 
@@ -47,15 +48,39 @@ class Journal:
         self._disk = disk
         self._open: dict[str, set[Path]] = {}  # ID -> files
         self._unfinished: dict[Path, Intent] = {}
+        self._ended: dict[Path, Intent] = {}
 
     async def begin(self, intent: Intent) -> None:
         """Write the intent; a second one of the same verb and object replaces the first."""
-        self._open.setdefault(intent.id, set()).add(self._file(intent))
-        await self._disk.write(self._file(intent), _INTENT.dump_json(intent, exclude_none=True))
+        file = self._file(intent)
+        self._ended.pop(file, None)
+        self._open.setdefault(intent.id, set()).add(file)
+        try:
+            await self._disk.write(file, _INTENT.dump_json(intent, exclude_none=True))
+        except HostError:
+            # It may be in place and only not durable: then a restart finds nothing to undo.
+            with suppress(HostError):
+                await self._forget(intent.id, file)
+            raise
 
     async def end(self, intent: Intent) -> None:
-        """Forget the intent. Not fsynced: one that comes back finds nothing to undo or do."""
-        await self._forget(intent.id, self._file(intent))
+        """Forget the intent. Not fsynced: one that comes back finds nothing to undo or do.
+
+        So it is no error where the disk does not let go of it; it is tried again later.
+        """
+        try:
+            await self._forget(intent.id, self._file(intent))
+        except HostError as error:
+            _log.warning(
+                "an intent could not be removed",
+                extra={"verb": intent.verb, "id": intent.id, "error": str(error)},
+            )
+            self._ended[self._file(intent)] = intent
+
+    async def sweep(self) -> None:
+        """Forget what could not be forgotten at its end."""
+        for file in tuple(self._ended):
+            await self.end(self._ended.pop(file))
 
     def keep(self, intent: Intent) -> None:
         """Remember an intent whose undo failed: it is tried again later, not only at a restart."""
@@ -64,6 +89,10 @@ class Journal:
     def unfinished(self) -> tuple[Intent, ...]:
         """Return the intents that were kept and not ended since."""
         return tuple(self._unfinished.values())
+
+    def is_open(self, object_id: str) -> bool:
+        """Tell whether a verb is under way on the object, or failed and is tried again."""
+        return object_id in self._open
 
     async def end_others(self, intent: Intent) -> None:
         """Forget what failed before on the same object, which is gone now."""

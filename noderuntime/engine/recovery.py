@@ -14,7 +14,7 @@ from collections.abc import Awaitable
 from functools import partial
 from pathlib import Path
 
-from noderuntime.engine import container_stop, leftovers
+from noderuntime.engine import container_stop, leftovers, network
 from noderuntime.engine.container_create import CREATE_CONTAINER
 from noderuntime.engine.container_remove import REMOVE_CONTAINER
 from noderuntime.engine.container_start import START_CONTAINER, release_process
@@ -66,7 +66,8 @@ async def recover(node: Node, boot_id: str) -> None:
     await _settle_sandboxes(node, rebooted=rebooted)
     await _settle_containers(node, rebooted=rebooted)
     await leftovers.remove_all(node, *corrupted)
-    await node.disk.write(node.paths.boot_id, boot_id.encode())
+    await _tried("the network", "", network.collect(node))
+    await _tried("the boot ID", boot_id, node.disk.write(node.paths.boot_id, boot_id.encode()))
 
 
 async def watch_unfinished(node: Node) -> None:
@@ -173,7 +174,7 @@ async def _settle_containers(node: Node, *, rebooted: bool) -> None:
         gone = rebooted or not node.paths.bundle(record.id).is_dir()
         if record.state is ContainerState.CREATED and gone:
             ended = vanished(node, record, "the node was restarted before it was started")
-            await _tried("a container", record.id, node.store.containers.put(ended))
+            await _tried("a container", record.id, node.store.containers.put_end(ended))
         elif record.state is ContainerState.RUNNING and gone:
             await _tried("a container", record.id, _end_with_the_boot(node, record))
         elif record.state is ContainerState.RUNNING:
@@ -187,5 +188,5 @@ async def _end_with_the_boot(node: Node, record: ContainerRecord) -> None:
         if exit_ is None
         else exited(record, exit_)
     )
-    await node.store.containers.put(ended)
+    await node.store.containers.put_end(ended)
     await release_process(ContainerWork(node=node, record=ended))

@@ -73,7 +73,7 @@ async def look_for_init(node: Node, record: SandboxRecord) -> None:
 async def mark_not_ready(node: Node, record: SandboxRecord) -> None:
     """Mark a sandbox that is ready NotReady. Not `released`: its addresses are still to be freed."""
     if record.state is SandboxState.READY:
-        await node.store.sandboxes.put(replace(record, state=SandboxState.NOT_READY))
+        await node.store.sandboxes.put_end(replace(record, state=SandboxState.NOT_READY))
 
 
 def _cgroup_path(node: Node, record: SandboxRecord) -> str:

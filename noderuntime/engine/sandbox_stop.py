@@ -8,9 +8,10 @@ from typing import Final
 
 from noderuntime.engine.container_stop import stop_container
 from noderuntime.engine.jobs import Key, every
+from noderuntime.engine.network import release
 from noderuntime.engine.node import Node
 from noderuntime.engine.sandbox_init import remove_init
-from noderuntime.engine.sandbox_run import detach, remove_namespaces, unmount_shm
+from noderuntime.engine.sandbox_run import remove_namespaces, unmount_shm
 from noderuntime.engine.state import SandboxRecord, SandboxState
 from noderuntime.engine.steps import Step, Verb, carry_through
 from noderuntime.engine.work import SandboxWork
@@ -56,17 +57,17 @@ async def stop_and_detach(work: SandboxWork) -> None:
     What still runs in a Pod that is stopped gets no grace, and neither waits for the other: ending
     takes a monitor and the OCI runtime, detaching takes the plugins.
     """
-    await every((stop_containers(work), _detach(work)))
+    await every((stop_containers(work), _release(work)))
 
 
-async def _detach(work: SandboxWork) -> None:
+async def _release(work: SandboxWork) -> None:
     with span("network.detach"):
-        await detach(work)
+        await release(work)
 
 
 async def _mark_not_ready(work: SandboxWork) -> None:
     work.record = replace(work.record, state=SandboxState.NOT_READY, released=True)
-    await work.node.store.sandboxes.put(work.record)
+    await work.node.store.sandboxes.put_end(work.record)
 
 
 RELEASE: Final[tuple[Step[SandboxWork], ...]] = (

@@ -12,7 +12,7 @@ from noderuntime.engine.state import ContainerState, SandboxState
 from noderuntime.errors import HostError, NotFoundError
 from noderuntime.host.cgroup_metrics import device_name
 from noderuntime.host.netstat import network_usage
-from noderuntime.host.ports import CgroupStats, NetworkUsage
+from noderuntime.host.ports import CgroupStats
 from noderuntime.policy.model import NamespaceMode
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from noderuntime.engine.node import Node
     from noderuntime.engine.state import ContainerRecord, SandboxRecord
-    from noderuntime.host.readings import CgroupMetrics
+    from noderuntime.host.readings import CgroupMetrics, NetworkUsage
     from noderuntime.images.ports import FsUsage
 
 

@@ -8,15 +8,17 @@ Both write one intent before the first step; the last step of each writes (or re
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
+from noderuntime.engine.disk import NO_ROOM
 from noderuntime.engine.journal import Intent
 from noderuntime.engine.node import Node
 from noderuntime.engine.undo import Undo
-from noderuntime.errors import DeadlineExceededError, NodeRuntimeError
+from noderuntime.errors import DeadlineExceededError, HostError, NodeRuntimeError
 from noderuntime.telemetry.trace import span
 
 
@@ -37,6 +39,8 @@ class Work(Protocol):
 
 
 W = TypeVar("W", bound=Work)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +99,21 @@ class UndoFailedError(NodeRuntimeError):
 
 
 async def carry_through(verb: Verb[W], work: W) -> None:
-    """Do all steps. On an error the intent stays on disk, so that the next start ends the work."""
+    """Do all steps. On an error the intent stays on disk, so that the next start ends the work.
+
+    A disk that takes no intent is no reason not to take something away: that is what makes room,
+    and what is cut off then is still on record, for the caller's retry.
+    """
     intent = work.intent(verb.name)
-    await work.node.journal.begin(intent)
+    try:
+        await work.node.journal.begin(intent)
+    except HostError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        _log.warning(
+            "what takes something away goes on without an intent",
+            extra={"verb": verb.name, "id": intent.id, "error": str(error)},
+        )
     done = 0
     try:
         for step in verb.steps:

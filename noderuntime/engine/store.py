@@ -1,7 +1,7 @@
 """The records of all sandboxes and containers: JSON files, with a picture of them in memory.
 
-What always holds: a record is on disk (fsynced, renamed into place) before memory shows it, and
-gone from disk before memory forgets it. A file that cannot be read becomes ``ID.json.corrupt``.
+What always holds: a record is on disk (fsynced, renamed into place) before memory shows it (but
+for ``put_end``), and gone from disk before memory forgets it. A file that cannot be read becomes ``ID.json.corrupt``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Generic, Protocol, TypeVar
 
 from pydantic import TypeAdapter
 
-from noderuntime.engine.disk import Disk
+from noderuntime.engine.disk import NO_ROOM, Disk
 from noderuntime.engine.state import ContainerRecord, SandboxRecord
-from noderuntime.errors import NodeRuntimeError, NotFoundError
+from noderuntime.errors import HostError, NodeRuntimeError, NotFoundError
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class Table(Generic[R]):
         self._disk = disk
         self._records: dict[str, R] = {}
         self._ids: list[str] = []
+        self._unwritten: set[str] = set()
         self._names: dict[Hashable, str] = {}
         self._watchers: list[Callable[[R | None, R | None], None]] = []
 
@@ -114,13 +115,45 @@ class Table(Generic[R]):
     async def put(self, record: R) -> None:
         """Write the record, then show it."""
         await self._disk.write(self._file(record.id), self._adapter.dump_json(record))
+        self._unwritten.discard(record.id)
         before = self._records.get(record.id)
         self._remember(record)
         self._tell(before, record)
 
+    async def put_end(self, record: R) -> None:
+        """Like ``put``; where the disk takes nothing, show the record now and write it later.
+
+        Only for what a restart finds out again from the node: that something has ended. A node
+        whose disk is full must be able to end Pods, since that is what makes room.
+        """
+        try:
+            await self.put(record)
+        except HostError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            _log.warning(
+                "a record cannot be written now; it is written when there is room",
+                extra={"kind": self._kind, "id": record.id, "error": str(error)},
+            )
+            self._unwritten.add(record.id)
+            before = self._records.get(record.id)
+            self._remember(record)
+            self._tell(before, record)
+
+    def unwritten(self) -> tuple[str, ...]:
+        """Return the IDs of the records that ``put_end`` could only show."""
+        return tuple(self._unwritten)
+
+    async def flush(self, record_id: str) -> None:
+        """Write a record that could not be written, as it is now."""
+        record = self._records.get(record_id)
+        if record is not None and record_id in self._unwritten:
+            await self.put_end(record)
+
     async def drop(self, record_id: str) -> None:
         """Remove the record; unknown is success."""
         await self._disk.remove(self._file(record_id))
+        self._unwritten.discard(record_id)
         record = self._records.pop(record_id, None)
         if record is not None:
             del self._ids[bisect_left(self._ids, record_id)]

@@ -131,6 +131,12 @@ class KernelCgroups:
         if mount := self._mounted.get(controller):
             await in_pool(_write, mount / self.relative(oci_path) / file, text)
 
+    async def kill(self, oci_path: str) -> None:
+        """SIGKILL every process in the container's cgroup; none is success."""
+        relative = self.relative(oci_path)
+        for mount in set(self._mounted.values()):
+            await in_pool(_kill_members, mount / relative)
+
     async def remove(self, oci_path: str) -> None:
         """Remove the container's cgroup, and what it made below, in every hierarchy.
 

@@ -100,7 +100,11 @@ class Conmon:
                     os.close(lock)
             finally:
                 os.close(sync_w)
-            await child.wait()  # it forks the monitor away and ends
+            try:
+                await child.wait()  # it forks the monitor away and ends
+            except BaseException:
+                child.signal(signal.SIGKILL, group=True)
+                raise
             return await _read_sync(sync_r)
         finally:
             os.close(sync_r)

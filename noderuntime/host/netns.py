@@ -182,13 +182,22 @@ def _loopback_up() -> None:
 
 def _write_sysctl(path: Path, name: str, value: str) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.write(descriptor, value.encode())
-        finally:
-            os.close(descriptor)
+            _write(path, value)
+        except PermissionError:
+            # IPC's are of their user namespace's root: no capability of the node's root counts.
+            with syscalls.effective_user(path.stat().st_uid):
+                _write(path, value)
     except OSError as error:
         raise syscalls.host_error(f"sysctl {name} = {value!r}", error.errno or 0) from error
+
+
+def _write(path: Path, value: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value.encode())
+    finally:
+        os.close(descriptor)
 
 
 def _remove(directory: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from noderuntime.host import syscalls
-from noderuntime.host.ports import NetworkUsage
+from noderuntime.host.readings import NetworkUsage
 from noderuntime.host.threads import in_own_thread
 
 

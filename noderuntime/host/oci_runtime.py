@@ -6,16 +6,20 @@ An error carries what the runtime itself said last, without its time stamps and 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
 from typing import Final, cast
 
-from noderuntime.errors import HostError
+from noderuntime.errors import DeadlineExceededError, HostError
 from noderuntime.host.process import Command, Output, run
 from noderuntime.policy.model import Resources
 
-_TIMEOUT_S: Final = 60.0
+_TIMEOUT_S: Final = 45.0  # below a step's deadline, so that the sentence says which program hung
+_DELETE_TRIES: Final = 2
+_DELETE_PAUSE_S: Final = 0.1
+_KILL_TIMEOUT_S: Final = 10.0  # a stop goes on without it (see engine/container_stop.py)
 _CRUN_STAMP: Final = re.compile(r"^\d{4}-\d\d-\d\dT[0-9:.]+(?:Z|[+-]\d\d:?\d\d)?:\s*")
 _LOGFMT: Final = re.compile(r'(?:^|\s)msg="((?:[^"\\]|\\.)*)"')
 _PREFIX: Final = re.compile(r"^(?:\[conmon:\w\]:|error:|runc \w+ failed:|crun:)\s*", re.IGNORECASE)
@@ -104,13 +108,28 @@ class OciCli:
         """Tell whether the runtime keeps a state for this container; both make ROOT/ID."""
         return (self._root / container_id).is_dir()
 
-    async def _call(self, *arguments: str, stdin: bytes = b"") -> Output:
-        argv = (str(self._binary), *self.global_arguments(), *arguments)
-        return await run(Command(argv=argv, stdin=stdin, timeout_s=_TIMEOUT_S))
+    async def _call(
+        self,
+        verb: str,
+        container_id: str,
+        *more: str,
+        stdin: bytes = b"",
+        options: tuple[str, ...] = (),
+    ) -> Output:
+        argv = (str(self._binary), *self.global_arguments(), verb, *options, container_id, *more)
+        timeout_s = _KILL_TIMEOUT_S if verb == "kill" else _TIMEOUT_S
+        try:
+            return await run(Command(argv=argv, stdin=stdin, timeout_s=timeout_s))
+        except DeadlineExceededError as error:
+            raise DeadlineExceededError(
+                f"{self._binary.name} {verb} of container {container_id} did not finish within "
+                f"{timeout_s:g} s and was killed"
+            ) from error
 
     def _failure(self, verb: str, container_id: str, output: Output) -> HostError:
-        said = clean_message(output.stderr.decode(errors="replace")) or "it said nothing"
-        return HostError(f"{self._binary.name} {verb} of container {container_id} failed: {said}")
+        said = clean_message(output.stderr.decode(errors="replace"))
+        why = said or f"it ended with status {output.exit_code} and said nothing"
+        return HostError(f"{self._binary.name} {verb} of container {container_id} failed: {why}")
 
     async def start(self, container_id: str) -> None:
         """``start``."""
@@ -130,8 +149,14 @@ class OciCli:
         """``delete --force``; unknown is success."""
         if not self.knows(container_id):
             return
-        output = await self._call("delete", "--force", container_id)
-        if output.exit_code != 0 and self.knows(container_id):
+        output = await self._call("delete", container_id, options=("--force",))
+        for _ in range(_DELETE_TRIES):
+            if not self.knows(container_id):  # whatever it says
+                return
+            # crun that meets the process just as it ends gives up: "open pidfd: No such file".
+            await asyncio.sleep(_DELETE_PAUSE_S)
+            output = await self._call("delete", container_id, options=("--force",))
+        if self.knows(container_id):
             raise self._failure("delete", container_id, output)
 
     async def state(self, container_id: str) -> str | None:
@@ -157,6 +182,6 @@ class OciCli:
         if not document:
             return
         data = json.dumps(document).encode()
-        output = await self._call("update", "--resources", "-", container_id, stdin=data)
+        output = await self._call("update", container_id, options=("--resources", "-"), stdin=data)
         if output.exit_code != 0:
             raise self._failure("update", container_id, output)

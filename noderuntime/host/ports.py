@@ -66,8 +66,7 @@ class Namespaces(Protocol):
 class InitRequest:
     """The first process of a sandbox: an OCI container named as the sandbox, without a monitor.
 
-    ``directory`` is its bundle and made here, with ``config`` as config.json and a root that holds
-    nothing but the program ``/init``.
+    ``directory`` is its bundle, made here: ``config``, and a root with nothing but ``/init``.
     """
 
     sandbox_id: str
@@ -129,16 +128,14 @@ class Mounts(Protocol):
     ) -> None:
         """Mount an overlay; ``lowers`` are topmost first, up to 127 of them.
 
-        With ``owners`` the files of the lowers belong to that user namespace, and so does ``upper``,
-        which is given to it here.
+        With ``owners`` lowers and upper belong to that user namespace; upper is given to it here.
         """
         ...
 
     async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
         """Mount ``source``, with all that is mounted below it, on ``target`` as well.
 
-        ``target`` is made, as a folder or a file. With ``userns`` owners are mapped by it. Returns
-        the mount points below ``target``, each after those above it.
+        ``target`` is made. With ``userns`` owners are mapped by it. Returns the mount points below.
         """
         ...
 
@@ -193,6 +190,10 @@ class Cgroups(Protocol):
 
     async def pod_stats(self, parent: str) -> CgroupStats:
         """Read the kubelet's Pod cgroup (its own children included)."""
+        ...
+
+    async def kill(self, oci_path: str) -> None:
+        """SIGKILL every process in the container's cgroup; none is success."""
         ...
 
     async def metrics(self, oci_path: str) -> CgroupMetrics:
@@ -389,18 +390,3 @@ class PortForward(Protocol):
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to localhost:``port`` (IPv4, then IPv6) in ``netns``; None is the host's."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkUsage:
-    """Counters of a sandbox's interface."""
-
-    interface: str
-    rx_bytes: int
-    rx_errors: int
-    tx_bytes: int
-    tx_errors: int
-    rx_packets: int = 0
-    rx_dropped: int = 0
-    tx_packets: int = 0
-    tx_dropped: int = 0

@@ -1,4 +1,4 @@
-"""Everything that a cgroup tells of its use, as ListPodSandboxMetrics needs it: plain data."""
+"""What cgroups and interfaces tell of their use: plain data."""
 
 from __future__ import annotations
 
@@ -72,3 +72,18 @@ class CgroupMetrics:
     threads: int = 0
     threads_max: int = 0  # 0 is no limit
     processes: ProcessCounts = ProcessCounts()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkUsage:
+    """Counters of a sandbox's interface."""
+
+    interface: str
+    rx_bytes: int
+    rx_errors: int
+    tx_bytes: int
+    tx_errors: int
+    rx_packets: int = 0
+    rx_dropped: int = 0
+    tx_packets: int = 0
+    tx_dropped: int = 0

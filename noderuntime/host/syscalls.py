@@ -10,6 +10,8 @@ import ctypes
 import errno
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +38,7 @@ RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_IN_ROOT: Final = 0x10
 
 _NR_OPENAT2: Final = 437
+_NR_SETRESUID: Final = {"x86_64": 117}.get(os.uname().machine, 147)
 _NR_OPEN_TREE: Final = 428
 _NR_MOVE_MOUNT: Final = 429
 _NR_MOUNT_SETATTR: Final = 442
@@ -82,6 +85,27 @@ def setns(path: Path, kind: int) -> None:
         _check(_libc.setns(descriptor, kind), f"entering namespace {path}")
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def effective_user(uid: int) -> Iterator[None]:
+    """Let the calling thread, and no other, be ``uid`` for a moment. setresuid(2).
+
+    The C library would change every thread of the process.
+    """
+    unchanged = ctypes.c_uint(2**32 - 1)
+
+    def become(user: int) -> None:
+        number = ctypes.c_long(_NR_SETRESUID)
+        result = _libc.syscall(number, unchanged, ctypes.c_uint(user), unchanged)
+        _check(result, f"becoming user {user}")
+
+    before = os.geteuid()
+    become(uid)
+    try:
+        yield
+    finally:
+        become(before)
 
 
 def mount(source: str, target: Path, kind: str = "", flags: int = 0, options: str = "") -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -131,7 +132,8 @@ class Content:
     def recover(self) -> None:
         """Drop what was cut off half-way."""
         for path in (*self.ingest.iterdir(), *self.blobs.glob(".new-*")):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # a read-only disk: it is not used in any case
+                path.unlink(missing_ok=True)
 
     def get(self, digest: str) -> bytes | None:
         """Return a blob, None where it is not there; a damaged one is dropped."""

@@ -7,9 +7,12 @@ between leaves two owners, and the later naming counts. A name is kept with the 
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +20,8 @@ from noderuntime.errors import StateError
 from noderuntime.images.content import PRIVATE, sync_folder, write_durably
 from noderuntime.images.reference import Reference, id_prefix, is_digest, parse
 from noderuntime.policy.model import ImageConfig
+
+_log = logging.getLogger(__name__)
 
 VERSION: Final = 1
 
@@ -85,14 +90,25 @@ class Records:
         self._folder.mkdir(mode=PRIVATE, exist_ok=True)
 
     def recover(self, is_whole: Callable[[Record], bool]) -> None:
-        """Read all; drop torn ones, those that are not whole, and double names."""
+        """Read all; set torn ones aside, drop those that are not whole, and double names."""
         self._records.clear()
         for path in self._folder.iterdir():
+            if path.name.startswith(".new-"):  # half written
+                _try(path.unlink)
+                continue
+            if path.suffix != ".json":  # set aside before
+                continue
             record = _read(path)
-            if record is not None and path == self._path(record.id) and is_whole(record):
+            if record is None or path != self._path(record.id):
+                _log.error("an image's record is corrupted and was set aside", extra=_of(path))
+                _try(partial(path.replace, path.with_name(path.name + ".corrupt")))
+            elif is_whole(record):
                 self._records[record.id] = record
             else:
-                path.unlink()
+                _log.warning(
+                    "an image lacks a layer and is forgotten: pull it again", extra=_of(path)
+                )
+                _try(path.unlink)
         for record in tuple(self._records.values()):
             tags = {t: at for t, at in record.tags.items() if at >= self._latest(t)}
             if len(tags) != len(record.tags):
@@ -158,5 +174,15 @@ class Records:
 def _read(path: Path) -> Record | None:
     try:
         return decode(path.read_bytes(), path)
-    except StateError:
+    except (StateError, OSError):
         return None
+
+
+def _try(change: Callable[[], object]) -> None:
+    """Change the disk where it lets us: on a read-only one the runtime still starts."""
+    with suppress(OSError):
+        change()
+
+
+def _of(path: Path) -> dict[str, str]:
+    return {"file": str(path)}

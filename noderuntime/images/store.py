@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from noderuntime.errors import ImageError, NotFoundError
+from noderuntime.host.syscalls import host_error
 from noderuntime.images import client
 from noderuntime.images.client import Worker
 from noderuntime.images.content import PRIVATE, TRAVERSABLE, Content
@@ -301,8 +302,15 @@ class ImageStore:
         return frozenset(blob for record in self._records.all() for blob in record.blobs)
 
     async def _in_thread(self, job: Callable[[], T]) -> T:
-        """Run blocking work in this store's own threads; a cancelled caller does not tear it."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, job)
+        """Run blocking work in this store's own threads; a cancelled caller does not tear it.
+
+        Raises HostError for what the disk refuses.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, job)
+        except OSError as error:
+            where = error.filename2 or error.filename or self._state_dir
+            raise host_error(f"cannot change {where}", error.errno or 0) from error
 
 
 def _remove_all(paths: Iterable[Path]) -> None:

@@ -8,9 +8,10 @@ for one sandbox at once. Source: CNI spec 1.1, sections 3 and 4.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import json
+import logging
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ from noderuntime.network.conflist import Document, NetworkList
 from noderuntime.network.plugin import Call, Plugins
 from noderuntime.network.ports import Attachment
 
+_log = logging.getLogger(__name__)
+
 INTERFACE: Final = "eth0"
-_STATUS_EVERY_S: Final = 30.0
 _STATUS_TIMEOUT_S: Final = 10.0
 _CACHE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 
@@ -62,14 +64,8 @@ class CniNetwork:
             return str(error)
         return self._status_error
 
-    async def watch_status(self) -> None:
-        """Ask the plugins themselves (STATUS, spec 1.1) from time to time, until cancelled."""
-        while True:
-            await self.check_status()
-            await asyncio.sleep(_STATUS_EVERY_S)
-
     async def check_status(self) -> None:
-        """Ask once; the answer is what ``not_ready_because`` tells."""
+        """Ask the plugins (STATUS, spec 1.1); ``not_ready_because`` tells their answer."""
         self._status_error = ""
         call = Call(verb="STATUS", timeout_s=_STATUS_TIMEOUT_S)
         try:
@@ -107,11 +103,7 @@ class CniNetwork:
 
     async def detach(self, attachment: Attachment) -> None:
         """DEL with what the ADD was given; never attached is success. Raises NetworkError."""
-        cached = self._recall(attachment.sandbox_id)
-        if cached is not None:
-            await self._delete(attachment.sandbox_id, cached)
-        # Also where nothing is known: a kill may have left the file half written.
-        await durable.remove_async(self._file(attachment.sandbox_id))
+        await self._let_go(attachment.sandbox_id)
 
     async def check(self, attachment: Attachment) -> None:
         """CHECK: raises NetworkError when the attachment is not as it was made."""
@@ -131,12 +123,20 @@ class CniNetwork:
     async def collect(self, sandbox_ids: Iterable[str]) -> None:
         """Forget attachments of unknown sandboxes (DEL), then GC where the plugins know it."""
         known = set(sandbox_ids)
+        failures: list[NetworkError] = []
         for sandbox_id in self.attached():
             if sandbox_id not in known:
-                cached = self._recall(sandbox_id)
-                if cached is not None:
-                    await self._delete(sandbox_id, cached)
-                await durable.remove_async(self._file(sandbox_id))
+                try:
+                    await self._let_go(sandbox_id)
+                except NetworkError as error:
+                    failures.append(error)
+        await self._collect_garbage(known)
+        for other in failures[1:]:
+            failures[0].add_note(str(other))
+        if failures:
+            raise failures[0]
+
+    async def _collect_garbage(self, known: set[str]) -> None:
         with suppress(NetworkError):  # no network now: nothing to collect from
             network = conflist.load(self._conf_dir)
             if network.disable_gc or not conflist.version_at_least(network.version, (1, 1)):
@@ -155,6 +155,13 @@ class CniNetwork:
         if result is None:
             raise NetworkError(f"CNI network {cached.network.name!r} gave no result")
         return result
+
+    async def _let_go(self, sandbox_id: str) -> None:
+        cached = self._recall(sandbox_id)
+        if cached is not None:
+            await self._delete(sandbox_id, cached)
+        # Also where nothing is known: a kill may have left the file half written.
+        await durable.remove_async(self._file(sandbox_id))
 
     async def _delete(self, sandbox_id: str, cached: _Cached) -> None:
         """Run every plugin last first, also when one fails; the first error is raised."""
@@ -194,6 +201,18 @@ class CniNetwork:
             config = {**config, "prevResult": previous}
         return await self._plugins.run(str(plugin["type"]), call, config)
 
+    def _unknown(self) -> _Cached | None:
+        """Return what a DEL is given when nothing is known but the sandbox's ID.
+
+        The plugins find addresses by that ID, and interfaces go with their namespace. Where there is
+        no network now, nobody can be asked.
+        """
+        try:
+            network = conflist.load(self._conf_dir)
+        except NetworkError:
+            return None
+        return _Cached(network=network, result=None, netns="", arguments="", capabilities={})
+
     def _file(self, sandbox_id: str) -> Path:
         if not sandbox_id or "/" in sandbox_id or sandbox_id.startswith("."):
             raise InvalidArgumentError(f"sandbox ID {sandbox_id!r} is not one")
@@ -218,15 +237,30 @@ class CniNetwork:
 
     def _recall(self, sandbox_id: str) -> _Cached | None:
         file = self._file(sandbox_id)
-        data = durable.read(file, limit_bytes=_CACHE_LIMIT_BYTES)
-        if data is None:
+        data = None if file.is_dir() else durable.read(file, limit_bytes=_CACHE_LIMIT_BYTES)
+        if data is None and not file.is_dir():
             return None
         try:
+            if data is None:
+                raise ValueError("is a folder")  # noqa: TRY301
             return _parse_cached(json.loads(data))
         except (ValueError, KeyError, TypeError) as error:
-            raise NetworkError(
-                f"{file} is torn; end the pod's network by hand, then remove the file"
-            ) from error
+            _log.error(
+                "an attachment is corrupted and was set aside; its pod is taken off today's network",
+                extra={"file": str(file), "error": str(error)},
+            )
+            _set_aside(file)
+            return self._unknown()
+
+
+def _set_aside(file: Path) -> None:
+    """Keep a copy for who wants to know; the file itself stays until a DEL has succeeded."""
+    aside = file.with_name(f"{file.name}.corrupt")
+    with suppress(OSError):
+        if file.is_dir():
+            file.replace(aside)
+        else:
+            shutil.copyfile(file, aside)
 
 
 def _exists(path: str) -> bool:

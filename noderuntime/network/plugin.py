@@ -87,8 +87,10 @@ def _object(data: bytes) -> Document | None:
 
 def _why(output: Output, answer: Mapping[str, object] | None) -> str:
     """Return msg and details of the plugin's error, else what it wrote last."""
-    if answer is not None and isinstance(answer.get("msg"), str):
-        details = answer.get("details")
-        said = f"{answer['msg']}: {details}" if details else str(answer["msg"])
-        return " ".join(said.split())
-    return output.last_line() or f"status {output.exit_code} and no word"
+    said = ""
+    if answer is not None:
+        words = (answer.get("msg"), answer.get("details"))
+        said = " ".join(": ".join(str(word) for word in words if word).split())
+    elif answer is None:
+        said = output.last_line()
+    return said or f"status {output.exit_code} and no word"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +29,18 @@ class Network(Protocol):
 
     async def detach(self, attachment: Attachment) -> None:
         """DEL; idempotent, also where ADD never ran or the netns is gone."""
+        ...
+
+    def attached(self) -> tuple[str, ...]:
+        """Return the IDs of all sandboxes that hold, or may hold, something of the network."""
+        ...
+
+    async def collect(self, sandbox_ids: Iterable[str]) -> None:
+        """Take back what no sandbox of these holds (DEL, GC); never while one is being attached."""
+        ...
+
+    async def check_status(self) -> None:
+        """Ask the network itself (STATUS); the answer is what ``not_ready_because`` tells."""
         ...
 
     def not_ready_because(self) -> str:

@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 
 from noderuntime.errors import NodeRuntimeError, NotFoundError
+from noderuntime.host.init import OciInits
 from noderuntime.host.portforward import NetnsPortForward
 from noderuntime.host.ports import (
     Cgroups,
     Exec,
     ExecRequest,
     Exit,
+    InitRequest,
+    Inits,
     Monitor,
     MonitorRequest,
     Mounts,
@@ -27,10 +30,12 @@ from noderuntime.host.ports import (
     OciRuntime,
     PortForward,
 )
+from noderuntime.policy.init_spec import build_init
 from noderuntime.policy.model import Resources
 from tests.fakes.host import (
     FakeCgroups,
     FakeExec,
+    FakeInits,
     FakeMonitor,
     FakeMounts,
     FakeNamespaces,
@@ -45,6 +50,7 @@ from tests.root.host_kit import Kit, eventually, kit_in
 class Host:
     root: Path
     namespaces: Namespaces
+    inits: Inits
     mounts: Mounts
     cgroups: Cgroups
     runtime: OciRuntime
@@ -82,6 +88,7 @@ async def host(request: pytest.FixtureRequest) -> AsyncIterator[Host]:
             yield Host(
                 root=Path(root),
                 namespaces=FakeNamespaces(node),
+                inits=FakeInits(node),
                 mounts=FakeMounts(node),
                 cgroups=FakeCgroups(node),
                 runtime=FakeOciRuntime(node),
@@ -95,6 +102,7 @@ async def host(request: pytest.FixtureRequest) -> AsyncIterator[Host]:
         yield Host(
             root=kit.root,
             namespaces=kit.namespaces,
+            inits=OciInits(),
             mounts=kit.mounts,
             cgroups=kit.cgroups,
             runtime=kit.runtime,
@@ -123,6 +131,37 @@ async def test_namespaces_can_be_made_again(host: Host) -> None:
     for _ in range(2):
         await host.namespaces.create(host.root / "ns", request)
     await host.namespaces.remove(host.root / "ns")
+
+
+async def test_a_first_process_lives_until_it_is_removed(host: Host) -> None:
+    sandbox_id, directory = uuid.uuid4().hex, host.root / "init"
+    parent = "" if host.kit is None else host.kit.parent
+    cgroup = host.cgroups.oci_path(parent, sandbox_id)
+    config = build_init(
+        str(directory / "rootfs"),
+        cgroups_path=cgroup,
+        namespaces=("pid", "network", "ipc", "uts"),
+    )
+    assert await host.inits.find(directory) is None
+    request = InitRequest(sandbox_id=sandbox_id, directory=directory, config=config)
+    identity = await host.inits.start(host.runtime, request)
+    assert await host.inits.find(directory) == identity
+    pins = NamespaceRequest(
+        network=True, ipc=True, uts=True, pid=True, init=identity, hostname="pod"
+    )
+    await host.namespaces.create(host.root / "ns", pins)
+    await host.namespaces.remove(host.root / "ns")
+    for _ in range(2):
+        await host.inits.remove(host.runtime, sandbox_id, directory)
+        await host.cgroups.remove(cgroup)
+        assert await host.inits.find(directory) is None
+
+
+async def test_a_mount_can_be_there_twice(host: Host) -> None:
+    await host.mounts.tmpfs(host.root / "one", size_bytes=4096, mode=0o755)
+    assert await host.mounts.clone(host.root / "one", host.root / "two", None) == ()
+    await host.mounts.unmount(host.root / "two")
+    await host.mounts.unmount(host.root / "one")
 
 
 async def test_mounts_go_with_what_is_below(host: Host) -> None:

@@ -38,8 +38,14 @@ from noderuntime.engine.state import (
 from noderuntime.engine.stats import ContainerMetrics, Filesystem, PodMetrics
 from noderuntime.engine.store import Store
 from noderuntime.errors import DeniedError, NotFoundError, UnimplementedError
-from noderuntime.host.ports import CgroupStats, ExecResult, NetworkUsage
-from noderuntime.host.readings import CgroupMetrics, DiskUsage, HugepageUsage, ProcessCounts
+from noderuntime.host.ports import CgroupStats, ExecResult
+from noderuntime.host.readings import (
+    CgroupMetrics,
+    DiskUsage,
+    HugepageUsage,
+    NetworkUsage,
+    ProcessCounts,
+)
 from noderuntime.images.ports import Credentials, FsUsage, Image
 from noderuntime.policy.model import ImageConfig
 

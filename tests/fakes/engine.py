@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from signal import Signals
+from signal import SIGKILL, Signals
 
 from noderuntime.api.config import Config, HandlerConfig
 from noderuntime.engine.engine import Engine
@@ -225,6 +225,12 @@ class FakeCgroups:
     async def pod_stats(self, parent: str) -> CgroupStats:
         return CgroupStats(timestamp_ns=1, pids=2)
 
+    async def kill(self, oci_path: str) -> None:
+        self._world.call("cgroups.kill")
+        container_id = oci_path.rpartition("/")[2]
+        if container_id in self._world.processes and SIGKILL not in self._world.ignored_signals:
+            self._world.end(container_id, 128 + SIGKILL)
+
     async def metrics(self, oci_path: str) -> CgroupMetrics:
         if oci_path not in self._world.cgroups:
             raise NotFoundError(f"cgroup {oci_path} is not there")
@@ -366,6 +372,16 @@ class FakeNetwork:
     async def detach(self, attachment: Attachment) -> None:
         self._world.call("network.detach")
         self._world.attachments.discard(attachment.sandbox_id)
+
+    def attached(self) -> tuple[str, ...]:
+        return tuple(sorted(self._world.attachments))
+
+    async def collect(self, sandbox_ids: Iterable[str]) -> None:
+        self._world.call("network.collect")
+        self._world.attachments.intersection_update(sandbox_ids)
+
+    async def check_status(self) -> None:
+        self._world.call("network.check_status")
 
     def not_ready_because(self) -> str:
         return ""

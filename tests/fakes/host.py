@@ -216,6 +216,12 @@ class FakeCgroups:
         await self._node.at("cgroups.pod_stats", parent)
         return self.readings.get(parent, CgroupStats(timestamp_ns=self._node.now_ns))
 
+    async def kill(self, oci_path: str) -> None:
+        await self._node.at("cgroups.kill", oci_path)
+        container_id = oci_path.rpartition("/")[2]
+        if self._node.containers.get(container_id) in {"created", "running"}:
+            self._node.end(container_id, 128 + SIGKILL)
+
     async def metrics(self, oci_path: str) -> CgroupMetrics:
         reading = await self.stats(oci_path)
         return CgroupMetrics(id=oci_path, threads=reading.pids)

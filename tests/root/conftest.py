@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.root.mounts_kit import unmount_below
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,6 +24,18 @@ def _crun_refuses_the_hybrid() -> bool:
         return "hugetlb" in LEFT_IN_V2.read_text().split() and not HUGETLB.is_mount()
     except FileNotFoundError:
         return False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_mounts_left(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """Leave no mount in pytest's folders: it could not remove them, and says so with a warning.
+
+    What was left by tests that were killed is in folders that pytest has given up already.
+    """
+    for given_up in Path(tempfile.gettempdir()).glob("pytest-of-*/garbage-*"):
+        unmount_below(given_up)
+    yield
+    unmount_below(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session", autouse=True)

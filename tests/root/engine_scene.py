@@ -10,10 +10,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from noderuntime.engine.engine import Engine
 from tests.root.engine_kit import RealNode
 
+N = TypeVar("N", bound=RealNode)
 MAKING = ("run_sandbox", "create_container", "start_container")
 
 
@@ -82,9 +84,16 @@ def searchable_node(name: str) -> Iterator[RealNode]:
 
 @contextmanager
 def made_node(root: Path) -> Iterator[RealNode]:
+    """Make a plain node for as long as this lasts."""
+    with made_node_of(RealNode, root) as node:
+        yield node
+
+
+@contextmanager
+def made_node_of(kind: type[N], root: Path) -> Iterator[N]:
     """Make a node with its image, bridge and cgroup parent; take all of it away in the end."""
     token = secrets.token_hex(4)
-    node = RealNode(root=root, token=token)
+    node = kind(root=root, token=token)
     node.prepare(f"10.{83 + secrets.randbelow(16)}.{secrets.randbelow(250)}.0/24")
     try:
         asyncio.run(_warm_up(node))

@@ -117,6 +117,17 @@ async def test_the_network_is_its_own_to_configure(
     assert await inside(engine, container_id, script) == ["web", "eth0", "lo"]
 
 
+async def test_sysctls_are_set_in_namespaces_that_the_user_namespace_owns(
+    node: RealNode, engine: Engine
+) -> None:
+    sysctls = {"net.ipv4.ip_unprivileged_port_start": "80", "kernel.shm_rmid_forced": "1"}
+    sandbox_id = await engine.run_sandbox(replace(node.sandbox(), sysctls=sysctls), "")
+    container_id = await add(node, engine, sandbox_id)
+    paths = ("net/ipv4/ip_unprivileged_port_start", "kernel/shm_rmid_forced")
+    script = " ".join(["cat", *(f"/proc/sys/{path}" for path in paths)])
+    assert await inside(engine, container_id, script) == ["80", "1"]
+
+
 @pytest.mark.parametrize("handler", HANDLERS)
 async def test_a_mapped_volume_keeps_the_owners_that_the_container_sees(
     node: RealNode, engine: Engine, handler: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from noderuntime.cri.client import RuntimeStatus, read_status
+from tests.root.mounts_kit import unmount_below
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -74,8 +74,7 @@ class Served:
             self.process.kill()
             self.process.wait(10)
         # The runtime makes its folder a mount of its own, which outlives it as Pods do.
-        while os.path.ismount(self.folder / "run"):
-            subprocess.run(["umount", "--lazy", self.folder / "run"], check=True)
+        unmount_below(self.folder)
 
 
 @pytest.fixture

@@ -103,16 +103,29 @@ async def test_much_data_goes_each_way_in_little_memory(
 async def test_much_data_goes_through_a_forwarded_port_in_little_memory(
     node: Whole, transport: str, size: int
 ) -> None:
-    sandbox_id, container_id = await node.pod("nc -ll -p 8080 -e /bin/cat")
-    listens = "until busybox netstat -tln | busybox grep -q :8080; do busybox sleep 0.05; done"
-    await node.run("exec", container_id, *SHELL, listens)
-    process = await node.start("port-forward", f"--transport={transport}", sandbox_id, "0:8080")
+    # Two servers and no echo: netcat would not read while it cannot write, and wait for itself.
+    sandbox_id, container_id = await node.pod(
+        f"nc -ll -p 8080 -e /bin/busybox head -c {size} /dev/zero & "
+        "nc -ll -p 8081 -e /bin/busybox wc -c"
+    )
+    listens = "until busybox netstat -tln | busybox grep -q :808$0; do busybox sleep 0.05; done"
+    for port in "01":
+        await node.run("exec", container_id, *SHELL, listens, port)
+    process = await node.start(
+        "port-forward", f"--transport={transport}", sandbox_id, "0:8080", "0:8081"
+    )
     assert process.stdout is not None
-    found = re.search(r":(\d+) ->", (await process.stdout.readline()).decode())
-    assert found is not None
+    local: dict[str, str] = {}
+    while len(local) < 2:
+        line = (await process.stdout.readline()).decode()
+        found = re.search(r":(\d+) -> (\d+)", line)
+        assert found is not None, line
+        local.setdefault(found[2], found[1])
     before = forget_peak()
-    command = f"head -c {size} /dev/zero | busybox nc 127.0.0.1 {found[1]} | wc -c"
-    assert await shell(command) == str(size)
+    out = f"busybox nc 127.0.0.1 {local['8080']} </dev/null | wc -c"
+    assert await shell(out) == str(size)
+    into = f"head -c {size} /dev/zero | busybox nc 127.0.0.1 {local['8081']}"
+    assert await shell(into) == str(size)
     assert peak_bytes() - before < GROWTH_BYTES
     process.terminate()
     await process.communicate()

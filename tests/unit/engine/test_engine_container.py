@@ -193,6 +193,7 @@ async def test_a_stop_ends_with_an_error_when_the_process_does_not_die(
     engine: Engine, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("noderuntime.engine.container_stop.KILLED_S", 0.03)
+    monkeypatch.setattr("noderuntime.engine.container_stop.OBEYS_S", 0.01)
     world.ignored_signals.update({2, 9})
     container_id = await running(engine)
     with pytest.raises(DeadlineExceededError, match="hangs in the kernel"):
@@ -201,6 +202,17 @@ async def test_a_stop_ends_with_an_error_when_the_process_does_not_die(
     world.ignored_signals.clear()
     await engine.remove_container(container_id)
     assert engine.containers() == ()
+
+
+async def test_a_stop_kills_without_the_oci_runtime_where_that_does_not_end(
+    engine: Engine, world: World
+) -> None:
+    container_id = await running(engine)
+    for name in ("SIGTERM", "SIGKILL"):
+        world.failing[f"runtime.kill {name}"] = DeadlineExceededError("crun kill did not finish")
+    await engine.stop_container(container_id, 0.0)
+    assert engine.container(container_id).exit_code == 137
+    assert "cgroups.kill" in world.calls
 
 
 async def test_a_step_ends_with_an_error_when_it_takes_too_long(

@@ -49,6 +49,13 @@ async def test_a_running_container_runs_on_when_only_the_runtime_ended(world: Wo
     await engine.close()
 
 
+async def test_execs_that_the_last_run_left_are_ended_at_the_start(world: World) -> None:
+    await with_container(world)
+    assert "exec.sweep" not in world.calls
+    await (await restarted(world)).close()
+    assert world.calls.count("exec.sweep") == 1
+
+
 async def test_an_end_while_nobody_watched_is_found(world: World) -> None:
     _, container_id = await with_container(world)
     world.end(container_id, 3)

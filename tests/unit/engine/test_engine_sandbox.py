@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from noderuntime.engine import network
 from noderuntime.engine.engine import Engine
 from noderuntime.engine.sandbox_files import resolv_conf
 from noderuntime.engine.state import SandboxState
@@ -16,8 +17,9 @@ from noderuntime.errors import (
     NetworkError,
     NotFoundError,
 )
+from noderuntime.network.ports import Attachment
 from noderuntime.policy.model import Dns, NamespaceMode, Namespaces, PodIdentity
-from tests.fakes.engine import World, container_config, sandbox_config
+from tests.fakes.engine import FakeNetwork, World, container_config, new_engine, sandbox_config
 
 
 async def test_a_sandbox_is_ready_with_its_files_when_it_was_run(
@@ -148,17 +150,59 @@ async def test_stopping_or_removing_what_is_unknown_is_success(engine: Engine) -
         engine.container("0" * 64)
 
 
-async def test_a_sandbox_stays_ready_when_its_network_cannot_be_released(
-    engine: Engine, world: World
+async def test_a_sandbox_stops_although_its_network_does_not_let_go_which_is_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(network, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(network, "TRY_AGAIN_S", 0.005)
+    engine = new_engine(world)
+    await engine.recover()
+    running = asyncio.Task(engine.run())
     sandbox_id = await engine.run_sandbox(sandbox_config(), "")
-    world.failing["network.detach"] = NetworkError("the plugin is not there")
-    with pytest.raises(NetworkError):
-        await engine.stop_sandbox(sandbox_id)
-    assert engine.sandbox(sandbox_id).state is SandboxState.READY
-    world.failing.clear()
+    world.failing["network.detach"] = NetworkError("no chain by that name")
+
     await engine.stop_sandbox(sandbox_id)
+
     assert engine.sandbox(sandbox_id).state is SandboxState.NOT_READY
+    assert world.calls.count("network.detach") >= 3
+    assert any("no chain" in str(record.__dict__.get("error")) for record in caplog.records)
+    await engine.remove_sandbox(sandbox_id)
+    assert world.attachments == {sandbox_id}
+    world.failing.clear()
+    async with asyncio.timeout(2):
+        while world.attachments:
+            await asyncio.sleep(0.002)
+    running.cancel()
+
+
+async def test_a_plugin_that_fails_once_is_asked_again_at_once(
+    engine: Engine, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "PAUSES_S", (0.0, 0.0))
+    sandbox_id = await engine.run_sandbox(sandbox_config(), "")
+    failing = iter([NetworkError("the table is locked")])
+    detach = FakeNetwork.detach
+
+    async def once(self: FakeNetwork, attachment: Attachment) -> None:
+        for error in failing:
+            raise error
+        await detach(self, attachment)
+
+    monkeypatch.setattr(FakeNetwork, "detach", once)
+    await engine.stop_sandbox(sandbox_id)
+    assert not world.attachments
+
+
+async def test_an_attachment_of_no_sandbox_goes_at_the_next_start(world: World) -> None:
+    first = new_engine(world)
+    await first.recover()
+    kept = await first.run_sandbox(sandbox_config(), "")
+    await first.close()
+    world.attachments.add("f" * 64)
+    second = new_engine(world)
+    await second.recover()
+    assert world.attachments == {kept}
+    await second.close()
 
 
 async def test_nothing_is_begun_in_a_sandbox_when_it_was_stopped(engine: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,6 +157,16 @@ def test_a_host_that_does_not_answer_is_unavailable() -> None:
     endpoint = Endpoint(base="http://127.0.0.1:1/v2", is_upstream=True)
     with pytest.raises(RegistryUnavailableError, match=r"127.0.0.1:1 is not available: .*refused"):
         registry_of(Host(endpoint, None, backoff_s=0)).resolve(NONE)
+
+
+def test_a_registry_that_accepts_and_never_answers_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "READ_S", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = Endpoint(base=f"http://127.0.0.1:{silent.getsockname()[1]}/v2", is_upstream=True)
+        with pytest.raises(RegistryUnavailableError, match="is not available: .*timed out"):
+            registry_of(Host(endpoint, None, backoff_s=0)).resolve(NONE)
 
 
 def test_a_layer_arrives_verified(registry: FakeRegistry, ingest: Ingest) -> None:

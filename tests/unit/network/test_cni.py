@@ -225,11 +225,18 @@ async def test_attachments_of_unknown_sandboxes_are_deleted(lab: Lab) -> None:
     assert lab.network.attached() == ()
 
 
-async def test_a_torn_attachment_says_what_to_do(lab: Lab) -> None:
+async def test_a_torn_attachment_is_set_aside_and_its_pod_taken_off_todays_network(
+    lab: Lab,
+) -> None:
     network = lab.network
     (lab.root / "state" / "s1.json").write_text("{")
-    with pytest.raises(NetworkError, match="is torn; end the pod's network by hand"):
-        await network.detach(POD)
+    await network.detach(POD)
+    assert [(env["CNI_COMMAND"], env["CNI_CONTAINERID"]) for env, _ in lab.requests()] == [
+        ("DEL", "s1"),
+        ("DEL", "s1"),
+    ]
+    assert network.attached() == ()
+    assert (lab.root / "state" / "s1.json.corrupt").read_text() == "{"
 
 
 @pytest.mark.parametrize(
