@@ -26,6 +26,7 @@ from e2e.conformance import standins
 LINK: Final = "nr-conf0"
 NETWORK: Final = "noderuntime-conformance"
 SUBNET: Final = "10.245.0.0/24"
+CGROUP: Final = "noderuntime"  # the runtime's, for Pods that name no parent
 FORWARDING: Final = "net/ipv4/ip_forward"  # the bridge plugin sets it
 SHARED_MEMORY: Final = Path("/proc/sysvipc/shm")
 HANDLERS: Final = {"crun": "/usr/bin/crun", "runc": "/usr/sbin/runc"}
@@ -105,12 +106,16 @@ def _machine(layout: Layout) -> Iterator[None]:
     """Settings, links, chains and shared memory as they were, whatever happened between."""
     forwarding, segments = network.read_setting(FORWARDING), _segments()
     tables, chains = set(firewall.tables(layout)), set(firewall.chains(layout))
+    groups = [root / CGROUP for root in cgroups.hierarchies() if not (root / CGROUP).exists()]
     try:
         yield
     finally:
         subprocess.run(["ip", "link", "delete", LINK], check=False, capture_output=True)
         firewall.remove_chains(layout, chains, NETWORK)
         firewall.remove_tables(layout, tables, ours=())
+        for group in groups:
+            with suppress(OSError):  # never made, or another runtime's Pods are in it now
+                group.rmdir()
         if forwarding is not None:
             network.write_setting(FORWARDING, forwarding)
         # critest makes one in the host's IPC namespace for each spec about it.
