@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -66,8 +67,9 @@ def marked_pids(root: Path) -> list[int]:
     return found
 
 
-def ancestors() -> set[int]:
-    """This process and all above it."""
+@cache
+def ancestors() -> frozenset[int]:
+    """This process and all that were above it when first asked: one may end before we do."""
     line: set[int] = set()
     pid = os.getpid()
     while pid > 0 and pid not in line:
@@ -77,7 +79,7 @@ def ancestors() -> set[int]:
         except OSError:
             break
         pid = int(stat.rpartition(b")")[2].split()[1])
-    return line
+    return frozenset(line)
 
 
 def end(pids: Iterable[int], *, term_s: float = TERM_S) -> None:

@@ -15,6 +15,7 @@ from e2e.framework.cluster import Cluster
 from e2e.framework.waiting import wait_for
 
 METRICS = "http://127.0.0.1:9475"
+COLLECTOR = "http://127.0.0.1:4317"
 OURS = {
     "policy.admit", "images.pull", "images.snapshot", "network.attach", "sandbox.namespaces",
     "oci.create", "oci.start",
@@ -46,7 +47,7 @@ def spans(cluster: Cluster) -> Iterator[Span]:
 @pytest.fixture
 def traced(cluster: Cluster) -> Iterator[str]:
     """The handler restricted with tracing on."""
-    endpoint = {"endpoint": "http://127.0.0.1:4317", "samplingRatePerMillion": 1000000}
+    endpoint = {"endpoint": COLLECTOR, "samplingRatePerMillion": 1000000}
     patch("tracing", endpoint, cluster)
     yield "restricted"
     patch("tracing", None, cluster)
@@ -65,6 +66,16 @@ def patch(field: str, value: object, cluster: Cluster) -> None:
         return bool(state["status"]["revision"]["digest"] == state["spec"]["revision"]["digest"])
 
     wait_for("the revision served", served)
+    wait_for(
+        "tracing as declared", lambda: followed(cluster) == ("off" if value is None else COLLECTOR)
+    )
+
+
+def followed(cluster: Cluster) -> str:
+    """Where the runtime last said that its spans go; it follows the revision once a second."""
+    lines = (cluster.layout.logs / "noderuntime.log").read_text().splitlines()
+    told = [json.loads(line) for line in lines if '"message": "tracing"' in line]
+    return str(told[-1]["endpoint"]) if told else "off"
 
 
 def test_a_pods_start_is_one_trace(cluster: Cluster, namespace: str, traced: str) -> None:
