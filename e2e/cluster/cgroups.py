@@ -41,13 +41,19 @@ def set_up(layout: Layout, state: State) -> bool:
 def needs_hugetlb(layout: Layout) -> bool:
     """Whether crun < 1.9 would refuse this machine: it does while a hybrid's v2 has a controller."""
     unified = ROOT / "unified" / "cgroup.controllers"
-    if HUGETLB in hierarchies() or not unified.exists():
-        return False
-    if "hugetlb" not in unified.read_text().split():
+    if HUGETLB in hierarchies() or not unified.exists() or not _has_hugetlb():
         return False
     words = processes.run(["crun", "--version"], layout).split()
     version = tuple(int(part) for part in words[2].split(".")[:2])
     return version < (1, 9)
+
+
+def _has_hugetlb() -> bool:
+    """Whether the kernel has the controller. After an unmount v2 gets it back some seconds later, so
+    what v2 lists now tells nothing of then. cgroups(7), /proc/cgroups.
+    """
+    lines = [line.split() for line in Path("/proc/cgroups").read_text().splitlines()]
+    return any(line[0] == "hugetlb" and line[3] == "1" for line in lines)
 
 
 def pod_groups() -> list[Path]:

@@ -119,7 +119,7 @@ def node(
     assert shutil.which(request.param), f"install {request.param}, or run `make root`"
     folder = tmp_path_factory.mktemp("nr-policy")
     rootfs = folder / "rootfs"
-    for name in ("bin", "etc", "tmp", "work", "mnt"):
+    for name in ("bin", "etc", "tmp", "scratch", "mnt"):
         (rootfs / name).mkdir(parents=True)
     _copy_program(Path("/bin/busybox"), rootfs)
     for applet in (
@@ -216,22 +216,22 @@ def test_a_user_other_than_root_keeps_only_the_bounding_set(node: Node) -> None:
 
 def test_a_denied_system_call_fails_with_eperm(node: Node) -> None:
     profile = {"seccomp": {"deny": [{"names": ["mkdir", "mkdirat"]}]}}
-    result = node.run(granted(profile, "mkdir", "/work/new"))
+    result = node.run(granted(profile, "mkdir", "/scratch/new"))
     assert result.returncode != 0
     assert "Operation not permitted" in result.stderr
-    assert node.run(granted({}, "mkdir", "/work/new")).returncode == 0
-    (node.folder / "rootfs/work/new").rmdir()
+    assert node.run(granted({}, "mkdir", "/scratch/new")).returncode == 0
+    (node.folder / "rootfs/scratch/new").rmdir()
 
 
 def test_audit_logs_what_the_filter_would_refuse_and_does_it(node: Node) -> None:
     profile = {"mode": "Audit", "seccomp": {"deny": [{"names": ["mkdir", "mkdirat"]}]}}
-    assert node.run(granted(profile, "mkdir", "/work/audited")).returncode == 0
-    (node.folder / "rootfs/work/audited").rmdir()
+    assert node.run(granted(profile, "mkdir", "/scratch/audited")).returncode == 0
+    (node.folder / "rootfs/scratch/audited").rmdir()
 
 
 def test_an_allow_list_runs_what_it_names_and_nothing_else(node: Node) -> None:
     profile = {"seccomp": {"base": "DenyAll", "allow": [{"names": LEAST_SYSCALLS}]}}
-    result = node.run(granted(profile, "sh", "-c", "echo yes; mkdir /work/no"))
+    result = node.run(granted(profile, "sh", "-c", "echo yes; mkdir /scratch/no"))
     assert result.stdout == "yes\n", result.stderr
     assert "Operation not permitted" in result.stderr
 
@@ -285,7 +285,7 @@ def test_an_exec_has_the_containers_restrictions(node: Node) -> None:
         started = node.call("run", "--detach", "--bundle", str(node.folder), container_id)
         assert started.returncode == 0, started.stderr
         config: Any = json.loads((node.folder / "config.json").read_text())
-        argv = ["sh", "-c", "cat /proc/self/status; mkdir /work/no"]
+        argv = ["sh", "-c", "cat /proc/self/status; mkdir /scratch/no"]
         process = node.folder / "process.json"
         process.write_text(json.dumps(spec.exec_process(config["process"], argv, tty=False)))
         result = node.call("exec", "--process", str(process), container_id)
@@ -298,7 +298,7 @@ def test_an_exec_has_the_containers_restrictions(node: Node) -> None:
 
 
 def test_a_read_only_root_and_the_masks_hold(node: Node) -> None:
-    script = "touch /work/x; echo 1 > /proc/sys/kernel/domainname; cat /proc/kcore | grep -c . ; echo done"
+    script = "touch /scratch/x; echo 1 > /proc/sys/kernel/domainname; cat /proc/kcore | grep -c . ; echo done"
     result = node.run(granted({"rootFilesystem": "ReadOnly"}, "sh", "-c", script))
     assert result.stderr.count("Read-only file system") == 2, result.stderr
     assert result.stdout == "0\ndone\n"
