@@ -49,9 +49,7 @@ def needs_hugetlb(layout: Layout) -> bool:
 
 
 def _has_hugetlb() -> bool:
-    """Whether the kernel has the controller. After an unmount v2 gets it back some seconds later, so
-    what v2 lists now tells nothing of then. cgroups(7), /proc/cgroups.
-    """
+    """Whether the kernel has the controller: after an unmount v2 lists it only some seconds later."""
     lines = [line.split() for line in Path("/proc/cgroups").read_text().splitlines()]
     return any(line[0] == "hugetlb" and line[3] == "1" for line in lines)
 
