@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +54,21 @@ def _has_hugetlb() -> bool:
     """Whether the kernel has the controller: after an unmount v2 lists it only some seconds later."""
     lines = [line.split() for line in Path("/proc/cgroups").read_text().splitlines()]
     return any(line[0] == "hugetlb" and line[3] == "1" for line in lines)
+
+
+@contextmanager
+def with_hugetlb(layout: Layout) -> Iterator[None]:
+    """Give crun its hierarchy for as long as the block runs, where it needs one."""
+    if not needs_hugetlb(layout):
+        yield
+        return
+    HUGETLB.mkdir(exist_ok=True)
+    processes.run(["mount", "-t", "cgroup", "-o", "hugetlb", "cgroup", str(HUGETLB)], layout)
+    try:
+        yield
+    finally:
+        processes.run(["umount", str(HUGETLB)], layout)
+        HUGETLB.rmdir()
 
 
 def pod_groups() -> list[Path]:

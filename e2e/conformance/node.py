@@ -81,7 +81,7 @@ def running(layout: Layout, handler: str) -> Iterator[Node]:
     with ExitStack() as stack:
         folder = stack.enter_context(_folder())
         stack.enter_context(_machine(layout))
-        stack.enter_context(_hugetlb(layout))
+        stack.enter_context(cgroups.with_hugetlb(layout))
         registry = stack.enter_context(_registry(layout, folder))
         node = Node(layout, folder, handler)
         _configure(node, registry)
@@ -125,23 +125,6 @@ def _machine(layout: Layout) -> Iterator[None]:
 
 def _segments() -> set[str]:
     return {line.split()[1] for line in SHARED_MEMORY.read_text().splitlines()[1:]}
-
-
-@contextmanager
-def _hugetlb(layout: Layout) -> Iterator[None]:
-    """Give crun its hierarchy where it needs one (`cgroups.needs_hugetlb`)."""
-    if not cgroups.needs_hugetlb(layout):
-        yield
-        return
-    cgroups.HUGETLB.mkdir(exist_ok=True)
-    processes.run(
-        ["mount", "-t", "cgroup", "-o", "hugetlb", "cgroup", str(cgroups.HUGETLB)], layout
-    )
-    try:
-        yield
-    finally:
-        processes.run(["umount", str(cgroups.HUGETLB)], layout)
-        cgroups.HUGETLB.rmdir()
 
 
 @contextmanager

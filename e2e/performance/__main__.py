@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,15 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from e2e.cluster import census
+from e2e.cluster import census, cgroups
 from e2e.cluster.layout import this_layout
 from e2e.performance import build, groups, page, table
 from e2e.performance.figures import Samples
 from e2e.performance.rivals import REPOSITORY
 
 SHOWN: Final = 20
-_HUGETLB: Final = Path("/sys/fs/cgroup/hugetlb")
-_LEFT_IN_V2: Final = Path("/sys/fs/cgroup/unified/cgroup.controllers")
 
 
 def main() -> int:
@@ -70,31 +67,12 @@ def measured(oci_runtime: Path, binaries: Path, mode: str) -> Samples:
             *(sys.executable, "-m", "e2e.performance.inside"),
             *(name, folder.name, str(oci_runtime), str(binaries), mode),
         )
-        with hugetlb_for_crun(), folder_of_plugins():
+        with cgroups.with_hugetlb(this_layout()), folder_of_plugins():
             try:
                 subprocess.run(argv, check=True, cwd=REPOSITORY)
             finally:
                 groups.remove(folder.name)
         return Samples(json.loads((folder / "samples.json").read_text()))
-
-
-@contextmanager
-def hugetlb_for_crun() -> Generator[None]:
-    """Before 1.9 crun refuses a hybrid while a controller is left in v2: move it for the run."""
-    try:
-        is_needed = "hugetlb" in _LEFT_IN_V2.read_text().split() and not _HUGETLB.is_mount()
-    except FileNotFoundError:
-        is_needed = False
-    if not is_needed:
-        yield
-        return
-    _HUGETLB.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "cgroup", "-o", "hugetlb", "cgroup", _HUGETLB], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", _HUGETLB], check=True)
-        shutil.rmtree(_HUGETLB, ignore_errors=True)
 
 
 @contextmanager
