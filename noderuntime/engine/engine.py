@@ -85,7 +85,7 @@ class Engine:
             parts=parts,
             paths=Paths(config.run_dir),
             disk=disk,
-            store=Store(config.state_dir, disk),
+            store=Store(config.state_dir, disk, config.run_dir),
             journal=Journal(config.state_dir / "intents", disk),
             jobs=Jobs(),
             handlers=HandlerTable(config),

@@ -41,13 +41,16 @@ async def open_exec(
 
 async def attach(node: Node, container_id: str) -> AttachStream:
     """Connect to the container's own process."""
-    return await node.parts.monitor.attach(require_running(node, container_id).id)
+    record = require_running(node, container_id)
+    await _require_monitor(node, record)
+    return await node.parts.monitor.attach(record.id)
 
 
 async def reopen_log(node: Node, container_id: str) -> None:
     """Make the monitor write to a new log file; the kubelet has renamed the old one."""
     record = require_running(node, container_id)
     if record.log_path:
+        await _require_monitor(node, record)
         await node.parts.monitor.reopen_log(record.id)
 
 
@@ -104,6 +107,14 @@ def require_running(node: Node, container_id: str) -> ContainerRecord:
     if record.state is not ContainerState.RUNNING:
         raise FailedPreconditionError(f"container {record.id} is not running ({record.state})")
     return record
+
+
+async def _require_monitor(node: Node, record: ContainerRecord) -> None:
+    if not await node.parts.monitor.is_alive(record.id):
+        raise FailedPreconditionError(
+            f"container {record.id} has lost its monitor, and with it its streams and its log; "
+            "delete the Pod to have it started anew"
+        )
 
 
 async def _request(

@@ -339,6 +339,14 @@ class Monitor(Protocol):
         """Tell whether this container's monitor process runs."""
         ...
 
+    async def lost_exit_of(self, container_id: str) -> Exit | None:
+        """Return how a container ended whose monitor was killed, None where nobody knows."""
+        ...
+
+    async def end_log(self, container_id: str, sentence: str) -> None:
+        """Write to the log of a container whose monitor was killed why it ends."""
+        ...
+
     async def signal(self, container_id: str, number: int) -> bool:
         """Signal the container's process itself; False where it cannot be told for sure which it is."""
         ...

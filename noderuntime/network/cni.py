@@ -24,6 +24,7 @@ from noderuntime.network import conflist
 from noderuntime.network.conflist import Document, NetworkList
 from noderuntime.network.plugin import Call, Plugins
 from noderuntime.network.ports import Attachment
+from noderuntime.telemetry import metrics
 
 _log = logging.getLogger(__name__)
 
@@ -245,6 +246,7 @@ class CniNetwork:
                 raise ValueError("is a folder")  # noqa: TRY301
             return _parse_cached(json.loads(data))
         except (ValueError, KeyError, TypeError) as error:
+            metrics.count_damaged_record("attachment")
             _log.error(
                 "an attachment is corrupted and was set aside; its pod is taken off today's network",
                 extra={"file": str(file), "error": str(error)},

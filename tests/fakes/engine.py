@@ -61,6 +61,7 @@ class World:
     processes: dict[str, str] = field(default_factory=dict[str, str])  # ID -> created, running
     monitors: set[str] = field(default_factory=set[str])
     exits: dict[str, Exit] = field(default_factory=dict[str, Exit])
+    lost_exits: dict[str, Exit] = field(default_factory=dict[str, Exit])  # what the kernel knows
     ended: list[asyncio.Queue[str]] = field(default_factory=list[asyncio.Queue[str]])
     images: dict[str, Image] = field(default_factory=dict[str, Image])
     calls: list[str] = field(default_factory=list[str])
@@ -314,6 +315,13 @@ class FakeMonitor:
 
     async def is_alive(self, container_id: str) -> bool:
         return container_id in self._world.monitors
+
+    async def lost_exit_of(self, container_id: str) -> Exit | None:
+        return self._world.lost_exits.get(container_id)
+
+    async def end_log(self, container_id: str, sentence: str) -> None:
+        self._world.call("monitor.end_log")
+        assert container_id, sentence
 
     async def signal(self, container_id: str, number: int) -> bool:
         del container_id, number

@@ -53,6 +53,10 @@ class FakeNode:
     containers: dict[str, str] = field(default_factory=dict[str, str])
     monitors: dict[str, MonitorRequest] = field(default_factory=dict[str, MonitorRequest])
     ended: dict[str, Exit] = field(default_factory=dict[str, Exit])
+    lost: dict[str, int] = field(
+        default_factory=dict[str, int]
+    )  # exit codes the kernel still knows
+    logs_ended: list[str] = field(default_factory=list[str])
     ignores: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     watchers: list[asyncio.Queue[str]] = field(default_factory=list[asyncio.Queue[str]])
     now_ns: int = 1_000_000_000
@@ -362,6 +366,14 @@ class FakeMonitor:
 
     async def is_alive(self, container_id: str) -> bool:
         return container_id in self._node.monitors and container_id not in self._node.ended
+
+    async def lost_exit_of(self, container_id: str) -> Exit | None:
+        code = self._node.lost.get(container_id)
+        return None if code is None else Exit(code=code, finished_at_ns=self._node.now_ns)
+
+    async def end_log(self, container_id: str, sentence: str) -> None:
+        assert sentence
+        self._node.logs_ended.append(container_id)
 
     async def signal(self, container_id: str, number: int) -> bool:
         del container_id, number
