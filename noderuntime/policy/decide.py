@@ -106,7 +106,11 @@ def admit_container(
 def admit_resources(
     rules: HandlerRules | None, asked: Resources, container: str = "*"
 ) -> Resources | Denial:
-    """Decide about an update of a running container: 0 leaves a limit, -1 asks for none."""
+    """Decide about an update of a running container: 0 leaves a limit, -1 asks for none.
+
+    Raises InvalidArgumentError for what is no limit.
+    """
+    resources.require_known_keys(asked)
     if rules is None:
         return asked
     denial = next(resources.within_bound(rules, container, asked), None)
@@ -198,6 +202,7 @@ def _require_sane(sandbox: SandboxConfig, container: ContainerConfig, image: Ima
     users.require_mapped(container.name, image.user, sandbox.namespaces.user)
     _require_same_users(sandbox, container)
     capabilities.require_known(container.name, container.security)
+    resources.require_known_keys(container.resources)
     mounts.require_well_formed(container)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from noderuntime.policy.model import ContainerGrant, Mount, Propagation, Resources, UserNamespace
 from noderuntime.policy.seccomp import filter_of
@@ -192,7 +192,28 @@ def _namespaces(grant: ContainerGrant, layout: SpecLayout) -> list[dict[str, str
     return result
 
 
+def with_resources(document: Mapping[str, object], asked: Resources) -> dict[str, object]:
+    """Return config.json with other limits; devices and PIDs stay. Raises KeyError, TypeError."""
+    linux = cast("Mapping[str, object]", document["linux"])
+    process = cast("Mapping[str, object]", document["process"])
+    kept = cast("Mapping[str, object]", linux["resources"])
+    resources = {key: kept[key] for key in ("devices", "pids") if key in kept} | _limits(asked)
+    return {
+        **document,
+        "process": {**process, "oomScoreAdj": asked.oom_score_adj},
+        "linux": {**linux, "resources": resources},
+    }
+
+
 def _resources(asked: Resources, grant: ContainerGrant) -> dict[str, object]:
+    allowed: list[dict[str, object]] = [{"allow": grant.privileged, "access": "rwm"}]
+    result: dict[str, object] = {"devices": allowed, **_limits(asked)}
+    if grant.pids_limit is not None:
+        result["pids"] = {"limit": grant.pids_limit}
+    return result
+
+
+def _limits(asked: Resources) -> dict[str, object]:
     cpu: dict[str, object] = {
         "shares": asked.cpu_shares,
         "quota": asked.cpu_quota_us,
@@ -204,14 +225,10 @@ def _resources(asked: Resources, grant: ContainerGrant) -> dict[str, object]:
         "limit": asked.memory_limit_bytes,
         "swap": asked.memory_swap_limit_bytes,
     }  # swap -1: any
-    allowed: list[dict[str, object]] = [{"allow": grant.privileged, "access": "rwm"}]
     result: dict[str, object] = {
-        "devices": allowed,
         "cpu": {key: value for key, value in cpu.items() if value and value != -1},
         "memory": {key: value for key, value in memory.items() if value},
     }
-    if grant.pids_limit is not None:
-        result["pids"] = {"limit": grant.pids_limit}
     if asked.hugepage_limits_bytes:
         result["hugepageLimits"] = [
             {"pageSize": size, "limit": limit}

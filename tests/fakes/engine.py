@@ -61,6 +61,9 @@ class World:
     processes: dict[str, str] = field(default_factory=dict[str, str])  # ID -> created, running
     monitors: set[str] = field(default_factory=set[str])
     exits: dict[str, Exit] = field(default_factory=dict[str, Exit])
+    counts_swap: bool = True
+    has_swap: bool = True
+    oom_scores: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     lost_exits: dict[str, Exit] = field(default_factory=dict[str, Exit])  # what the kernel knows
     ended: list[asyncio.Queue[str]] = field(default_factory=list[asyncio.Queue[str]])
     images: dict[str, Image] = field(default_factory=dict[str, Image])
@@ -211,6 +214,16 @@ class FakeCgroups:
 
     def has_controller(self, name: str) -> bool:
         return name in self._world.controllers
+
+    def can_limit_swap(self) -> bool:
+        return self._world.counts_swap
+
+    def has_swap(self) -> bool:
+        return self._world.has_swap
+
+    async def set_oom_score(self, oci_path: str, before: int, score: int) -> None:
+        self._world.call("cgroups.set_oom_score")
+        self._world.oom_scores[oci_path] = (before, score)
 
     async def lift_cpu_quota(self, oci_path: str) -> None:
         self._world.call("cgroups.lift_cpu_quota")

@@ -204,6 +204,15 @@ class FakeCgroups:
     def has_controller(self, name: str) -> bool:
         return bool(name)
 
+    def can_limit_swap(self) -> bool:
+        return True
+
+    def has_swap(self) -> bool:
+        return True
+
+    async def set_oom_score(self, oci_path: str, before: int, score: int) -> None:
+        await self._node.at("cgroups.set_oom_score", f"{oci_path} {before} {score}")
+
     async def lift_cpu_quota(self, oci_path: str) -> None:
         await self._node.at("cgroups.lift_cpu_quota", oci_path)
 
