@@ -27,6 +27,12 @@ class CniConfig(_Section):
     bin_dirs: tuple[Path, ...] = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
 
 
+class CdiConfig(_Section):
+    """Where the files are that describe devices by name; what is in a later folder counts more."""
+
+    spec_dirs: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))
+
+
 class ImagesConfig(_Section):
     """Registry hosts: a ``certs.d`` as containerd reads it."""
 
@@ -55,6 +61,7 @@ class Config(_Section):
     default_handler: str = "crun"  # the handler of Pods that name none; a key of `handlers`
     handlers: dict[str, HandlerConfig] = {"crun": HandlerConfig()}
     cni: CniConfig = CniConfig()
+    cdi: CdiConfig = CdiConfig()
     images: ImagesConfig = ImagesConfig()
     streaming: StreamingConfig = StreamingConfig()
     metrics: MetricsConfig = MetricsConfig()

@@ -32,8 +32,10 @@ from noderuntime.engine.steps import Step, Verb, perform
 from noderuntime.engine.user_namespace import mapped_volumes, owners_of
 from noderuntime.engine.work import ContainerWork, new_id
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from noderuntime.host.cdi import edits_of
 from noderuntime.host.users import resolve_user
 from noderuntime.policy import spec
+from noderuntime.policy.cdi import with_edits
 from noderuntime.policy.model import (
     ContainerConfig,
     HostFacts,
@@ -179,13 +181,19 @@ async def _write_spec(work: ContainerWork) -> None:
     volumes = await mapped_volumes(work, layout.mounts, grant.recursive_readonly)
     layout = replace(layout, mounts=volumes)
     document = spec.build(grant, layout)
+    gids = grant.user.additional_gids
+    if record.config.cdi_devices:
+        folders = node.parts.config.cdi.spec_dirs
+        edits = await node.disk.run(edits_of, folders, record.config.cdi_devices)
+        document = with_edits(document, edits)
+        gids = tuple(dict.fromkeys((*gids, *edits.gids)))
     target = node.paths.spec(record.id)
     await node.disk.run(write_private, target, json.dumps(document).encode())
     work.record = replace(
         record,
         uid=grant.user.uid,
         gid=grant.user.gid,
-        additional_gids=grant.user.additional_gids,
+        additional_gids=gids,
         config=replace(record.config, resources=grant.resources),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from noderuntime.policy import capabilities, mounts, registries, resources, sysctls, users
+from noderuntime.policy import capabilities, cdi, mounts, registries, resources, sysctls, users
 from noderuntime.policy.denial import Denial, listed
 from noderuntime.policy.facts import ContainerFacts, SandboxFacts
 from noderuntime.policy.model import NamespaceMode, Namespaces, ProfileType
@@ -136,6 +136,7 @@ CONTAINER_CHECKS: Final[tuple[ContainerCheck, ...]] = (
     mounts.propagation_is_contained,
     mounts.proc_is_not_covered,
     devices_are_not_the_nodes,
+    cdi.cdi_devices_are_allowed,
     image_is_allowed,
     resources_are_bounded,
 )

@@ -26,6 +26,7 @@ from dataclasses import replace
 from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy import (
     capabilities,
+    cdi,
     mounts,
     process,
     resources,
@@ -203,6 +204,7 @@ def _require_sane(sandbox: SandboxConfig, container: ContainerConfig, image: Ima
     _require_same_users(sandbox, container)
     capabilities.require_known(container.name, container.security)
     resources.require_known_keys(container.resources)
+    cdi.require_names(container.name, container.cdi_devices)
     mounts.require_well_formed(container)
 
 

@@ -60,6 +60,7 @@ class HandlerRules:
     defaults: Bounds = Bounds()
     limits: Bounds = Bounds()
     pids_limit: int | None = None
+    cdi_devices: frozenset[str] = frozenset()  # VENDOR/CLASS=DEVICE, or * for the device
 
     def deny(
         self, field: str, value: str, rule: str, remedy: str, *, container: str = ""

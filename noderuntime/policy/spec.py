@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
 from noderuntime.policy.model import ContainerGrant, Mount, Propagation, Resources, UserNamespace
@@ -55,6 +55,10 @@ class DeviceNode:
     mode: int = 0o660
     uid: int = 0
     gid: int = 0
+
+    def owned_by(self, uid: int, gid: int) -> DeviceNode:
+        """Return the same device with another owner."""
+        return replace(self, uid=uid, gid=gid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,10 +147,10 @@ def _process(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
 def _linux(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     linux: dict[str, object] = {
         "namespaces": _namespaces(grant, layout),
-        "resources": _resources(grant.resources, grant),
+        "resources": _resources(grant, layout),
         "maskedPaths": list(grant.masked_paths),
         "readonlyPaths": list(grant.readonly_paths),
-        "devices": [_device(device) for device in layout.devices],
+        "devices": [device_entry(device) for device in layout.devices],
     }
     if layout.users is not None:
         linux |= mappings(layout.users)
@@ -205,9 +209,11 @@ def with_resources(document: Mapping[str, object], asked: Resources) -> dict[str
     }
 
 
-def _resources(asked: Resources, grant: ContainerGrant) -> dict[str, object]:
-    allowed: list[dict[str, object]] = [{"allow": grant.privileged, "access": "rwm"}]
-    result: dict[str, object] = {"devices": allowed, **_limits(asked)}
+def _resources(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
+    rules: list[dict[str, object]] = [{"allow": grant.privileged, "access": "rwm"}]
+    if not grant.privileged:
+        rules += map(device_rule, layout.devices)
+    result: dict[str, object] = {"devices": rules, **_limits(grant.resources)}
     if grant.pids_limit is not None:
         result["pids"] = {"limit": grant.pids_limit}
     return result
@@ -239,7 +245,19 @@ def _limits(asked: Resources) -> dict[str, object]:
     return result
 
 
-def _device(device: DeviceNode) -> dict[str, object]:
+def device_rule(device: DeviceNode) -> dict[str, object]:
+    """Return the cgroup's rule: to make the node is not yet to be allowed to use it."""
+    return {
+        "allow": True,
+        "type": device.kind,
+        "major": device.major,
+        "minor": device.minor,
+        "access": device.access,
+    }
+
+
+def device_entry(device: DeviceNode) -> dict[str, object]:
+    """Return the node that the OCI runtime makes."""
     return {
         "path": device.path,
         "type": device.kind,
