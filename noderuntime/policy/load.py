@@ -12,7 +12,8 @@ from posixpath import normpath
 from noderuntime.api.noderuntime import ResourceAmounts
 from noderuntime.api.quantity import milli_cpu, size_bytes
 from noderuntime.api.revision import RevisionHandler
-from noderuntime.api.securityprofile import HostPath, SeccompRule, SecurityProfileSpec
+from noderuntime.api.seccomp import SeccompRule
+from noderuntime.api.securityprofile import HostPath, SecurityProfileSpec
 from noderuntime.errors import ConfigError
 from noderuntime.policy import capabilities, registries, seccomp, sysctls
 from noderuntime.policy.denial import printable
