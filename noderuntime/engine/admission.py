@@ -6,11 +6,12 @@ import logging
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from noderuntime.errors import DeniedError, InvalidArgumentError
-from noderuntime.policy import capabilities, decide
+from noderuntime.policy import capabilities, decide, exceptions
 from noderuntime.policy.denial import Denial
 from noderuntime.policy.model import HostFacts, NamespaceMode, ProfileType
 from noderuntime.telemetry import metrics
@@ -34,6 +35,24 @@ _log = logging.getLogger(__name__)
 
 SECCOMP_LIMIT_BYTES: Final = 1024 * 1024
 _OWN_NAME = re.compile(r"\[.*\]")
+
+
+def for_pod(handler: Handler, sandbox: SandboxConfig, now_ns: int) -> Handler:
+    """Return the handler with the rules that hold for this Pod now: exceptions end (``now_ns``)."""
+    if handler.rules is None or not handler.rules.exceptions:
+        return handler
+    now_s = now_ns / 1e9
+    for each in exceptions.holding(handler.rules, sandbox, now_s):
+        _log.info(
+            "an exception of the profile holds",
+            extra={
+                "handler": handler.name,
+                "namespace": each.namespace,
+                "sections": ",".join(sorted(each.sections)),
+                "expires": each.expires,
+            },
+        )
+    return replace(handler, rules=exceptions.rules_at(handler.rules, sandbox, now_s))
 
 
 def admit_sandbox(handler: Handler, config: SandboxConfig) -> SandboxGrant:
@@ -70,6 +89,8 @@ def admit_image_volume(handler: Handler, mount: Mount, image: Image) -> str:
 
 
 def _admit_names(handler: Handler, asked: str, resolved: str, image: Image) -> str:
+    if not asked and handler.rules is not None and handler.rules.require_digest:
+        asked = resolved  # an image has its digests' names whatever the Pod has named it by
     if asked:
         admit_image(handler, asked)
         return asked
