@@ -18,6 +18,8 @@ from noderuntime.telemetry import metrics
 from noderuntime.telemetry.trace import span
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from noderuntime.engine.handlers import Handler
     from noderuntime.images.ports import Image
     from noderuntime.policy.model import (
@@ -127,36 +129,19 @@ def admit_resources(handler: Handler, resources: Resources) -> Resources:
     return answer
 
 
-def host_facts(container: ContainerConfig, *, own: bool = True) -> HostFacts:
+def host_facts(
+    container: ContainerConfig, real_paths: Mapping[str, str], *, own: bool = True
+) -> HostFacts:
     """Read what only the node knows of the container's mounts and its filter. Blocking.
 
     ``own``: the handler is the node's own; under a profile no filter of a file is ever used.
-
-    Raises InvalidArgumentError for a missing source, with the mount's name: the kubelet makes
-    folders of hostPath volumes itself, and an OCI runtime would say only that some bind failed.
     """
-    real: dict[str, str] = {}
-    for mount in container.mounts:
-        if mount.image:
-            continue
-        if not mount.host_path:
-            raise InvalidArgumentError(
-                f"container {container.name}: mount at {mount.container_path} has neither a host "
-                "path nor an image"
-            )
-        try:
-            real[mount.host_path] = os.fspath(Path(mount.host_path).resolve(strict=True))
-        except (OSError, RuntimeError, ValueError) as error:
-            raise InvalidArgumentError(
-                f"container {container.name}: mount at {mount.container_path}: host path "
-                f"{mount.host_path} cannot be used: {error}"
-            ) from error
     security = container.security
     is_localhost = security.seccomp.type is ProfileType.LOCALHOST
     wants_file = own and is_localhost and not security.privileged
     return HostFacts(
         mountinfo=Path("/proc/self/mountinfo").read_text(),
-        real_paths=real,
+        real_paths=real_paths,
         capabilities=capabilities.of_status(Path("/proc/self/status").read_text()),
         seccomp_file=read_seccomp(security.seccomp.localhost_ref) if wants_file else None,
     )
