@@ -24,7 +24,7 @@ async def update_resources(node: Node, container_id: str, asked: Resources) -> N
     """Set new limits, through the policy's gate."""
     record = _require_updatable(node, container_id)
     sandbox = node.store.sandboxes.require(record.sandbox_id)
-    handler = node.handlers.get(sandbox.handler)
+    handler = admission.for_pod(node.handlers.get(sandbox.handler), sandbox.config, node.now_ns())
     granted = limits.honourable(node.parts.cgroups, admission.admit_resources(handler, asked))
     async with node.locks.of(record.id):
         record = _require_updatable(node, record.id)

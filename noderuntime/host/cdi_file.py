@@ -92,7 +92,7 @@ class CdiFile(_Part):
     kind: Text
     annotations: dict[Text, Text] = {}
     devices: Annotated[list[NamedDevice], Field(max_length=_MOST)] = []
-    edits: ContainerEdits = Field(default_factory=ContainerEdits, alias="containerEdits")
+    edits: ContainerEdits = Field(ContainerEdits.model_validate({}), alias="containerEdits")
 
 
 def parse(path: Path, data: bytes) -> CdiFile:

@@ -1,8 +1,8 @@
-"""Devices by name (CDI): what a name looks like, who may ask, and how edits change config.json.
+"""Devices by name (CDI): what a name looks like, and how edits change config.json.
 
 A name is ``VENDOR/CLASS=DEVICE``. What stands behind it is in files of the node, which its
-administrator or a driver of his has put there (``host/cdi.py`` reads them); a Pod only says names.
-Under a profile none is allowed but those it lists, each whole or as ``VENDOR/CLASS=*``.
+administrator or a driver of his has put there (``host/cdi.py`` reads them); a Pod only says names,
+and a profile which of them it may (``policy/devices.py``).
 Source: cncf-tags/container-device-interface SPEC.md 1.0.0; OCI runtime-spec config.md "hooks".
 """
 
@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 
 from noderuntime.errors import InvalidArgumentError
-from noderuntime.policy.denial import Denial, listed, printable
-from noderuntime.policy.facts import ContainerFacts
+from noderuntime.policy.denial import printable
 from noderuntime.policy.spec import DeviceNode, device_entry, device_rule
 
 NAME: Final = re.compile(
@@ -54,19 +53,6 @@ def require_names(container: str, names: tuple[str, ...]) -> None:
             raise InvalidArgumentError(
                 f"containers[{container}].CDI_devices: {printable(name, 80)} is not a name such as "
                 "vendor.com/class=device"
-            )
-
-
-def cdi_devices_are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
-    """Refuse the names that the profile does not list."""
-    allowed = facts.rules.cdi_devices
-    for name in facts.container.cdi_devices:
-        if name not in allowed and f"{name.partition('=')[0]}=*" not in allowed:
-            yield facts.deny(
-                "devices.cdi",
-                name,
-                f"devices.cdi has {listed(allowed)}",
-                "remove the claim or the extended resource that brings it, or add it to devices.cdi",
             )
 
 

@@ -1,9 +1,9 @@
 """The OCI config.json of a granted container; the only place that writes one.
 
-Always holds: no annotations (to the OCI runtime they would be commands), no rlimits, inheritable
-and ambient capabilities empty, and for a container that is not privileged the filter's and masks'
-lists as the grant has them. ociVersion 1.0.2, as crun 1.8.1 refuses newer ones; runc takes it as
-well.
+Always holds: no annotations (to the OCI runtime they would be commands), no rlimits but the profile's,
+inheritable capabilities only those that are ambient (CVE-2022-24769), and for a container that is not
+privileged the filter's and masks' lists as the grant has them. ociVersion 1.0.2, as crun 1.8.1
+refuses newer ones; runc takes it as well.
 Source: OCI runtime-spec config.md, config-linux.md; the mounts are those that container engines
 share.
 """
@@ -121,6 +121,10 @@ def mappings(users: UserNamespace) -> dict[str, object]:
 
 def _process(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     capabilities = list(grant.capabilities)
+    limits = [
+        {"type": f"RLIMIT_{each.name.upper()}", "soft": each.soft, "hard": each.hard}
+        for each in grant.ulimits
+    ]
     return {
         "terminal": layout.terminal,
         "user": {
@@ -131,16 +135,18 @@ def _process(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
         "args": list(grant.args),
         "env": list(grant.env),
         "cwd": grant.cwd,
-        # A user other than 0 loses the effective set at execve(2), as ambient stays empty.
+        # A user other than 0 loses the effective set at execve(2), but for what is ambient; the
+        # kernel lets only what is inheritable be that.
         "capabilities": {
             "bounding": capabilities,
             "effective": capabilities,
             "permitted": capabilities,
-            "inheritable": [],
-            "ambient": [],
+            "inheritable": list(grant.ambient),
+            "ambient": list(grant.ambient),
         },
         "noNewPrivileges": grant.no_new_privileges,
         "oomScoreAdj": grant.resources.oom_score_adj,
+        **({"rlimits": limits} if limits else {}),
     }
 
 

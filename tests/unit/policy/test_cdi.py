@@ -37,11 +37,11 @@ def test_what_is_not_a_name_is_refused(name: str) -> None:
 def test_a_profile_allows_the_devices_that_it_lists(
     allowed: tuple[str, ...], is_granted: bool
 ) -> None:
-    rules = replace(factories.rules(), privileged=True, cdi_devices=frozenset(allowed))
+    rules = replace(factories.rules(), cdi=allowed)
     answer = admit_container(rules, factories.sandbox(), asking(GPU), factories.image())
     assert isinstance(answer, Denial) is not is_granted
     if isinstance(answer, Denial):
-        assert answer.field == "containers[web].devices.cdi"
+        assert answer.field == "containers[web].CDI device"
         assert answer.value == GPU
 
 
