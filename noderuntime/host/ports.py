@@ -148,6 +148,14 @@ class Mounts(Protocol):
         """
         ...
 
+    async def set_bindable(self, targets: Sequence[Path], *, bindable: bool) -> None:
+        """Let mounts be copied with what they are below of, or not; what is none is passed over."""
+        ...
+
+    async def leave_out(self, pid: int, folders: Sequence[Path]) -> None:
+        """Unmount what is below folders as the process ``pid`` sees them; what is on them stays."""
+        ...
+
     async def unmount(self, target: Path) -> None:
         """Unmount all at and below ``target`` (lazily where busy); nothing mounted is success."""
         ...

@@ -93,6 +93,7 @@ def admit_container(
     _require_sane(sandbox, container, image)
     plain = _plain_grant(sandbox, container, image)
     host = host or HostFacts()
+    mounts.require_propagation(container, host)
     if rules is None:
         return _as_the_node_does(container, host, plain)
     facts = ContainerFacts(

@@ -61,6 +61,8 @@ class World:
     processes: dict[str, str] = field(default_factory=dict[str, str])  # ID -> created, running
     monitors: set[str] = field(default_factory=set[str])
     exits: dict[str, Exit] = field(default_factory=dict[str, Exit])
+    sealed: set[str] = field(default_factory=set[str])
+    left_out: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     counts_swap: bool = True
     has_swap: bool = True
     oom_scores: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
@@ -196,6 +198,14 @@ class FakeMounts:
         self._world.call("mounts.clone")
         self._world.mounts.add(str(target))
         return (target / "below",)
+
+    async def set_bindable(self, targets: Sequence[Path], *, bindable: bool) -> None:
+        self._world.call("mounts.set_bindable")
+        self._world.sealed = set() if bindable else set(map(str, targets))
+
+    async def leave_out(self, pid: int, folders: Sequence[Path]) -> None:
+        self._world.call("mounts.leave_out")
+        self._world.left_out[pid] = tuple(map(str, folders))
 
     async def unmount(self, target: Path) -> None:
         self._world.call("mounts.unmount")

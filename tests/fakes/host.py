@@ -184,6 +184,12 @@ class FakeMounts:
         self._node.mounts[target] = f"{source} by {userns}"
         return ()
 
+    async def set_bindable(self, targets: Sequence[Path], *, bindable: bool) -> None:
+        await self._node.at("mounts.set_bindable", f"{[*map(str, targets)]} {bindable}")
+
+    async def leave_out(self, pid: int, folders: Sequence[Path]) -> None:
+        await self._node.at("mounts.leave_out", f"{pid} {[*map(str, folders)]}")
+
     async def unmount(self, target: Path) -> None:
         await self._node.at("mounts.unmount", str(target))
         for path in [p for p in self._node.mounts if p.is_relative_to(target)]:
