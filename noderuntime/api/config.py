@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from noderuntime.api.profile_process import UlimitName
 from noderuntime.errors import ConfigError
 
 
@@ -31,6 +33,24 @@ class CdiConfig(_Section):
     """Where the files are that describe devices by name; what is in a later folder counts more."""
 
     spec_dirs: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))
+
+
+class UlimitConfig(_Section):
+    """A limit of getrlimit(2) that every container starts with; -1 is 'none'.
+
+    Without one a container has what the runtime itself has, as with other runtimes (``LimitNOFILE``
+    of the unit file, say). A profile's limit of the same name counts more.
+    """
+
+    name: UlimitName
+    soft: int = Field(ge=-1, lt=2**63)
+    hard: int = Field(ge=-1, lt=2**63)
+
+    @model_validator(mode="after")
+    def _soft_within_hard(self) -> Self:
+        if self.hard >= 0 and not 0 <= self.soft <= self.hard:
+            raise ValueError(f"{self.name}: soft must not be more than hard")
+        return self
 
 
 class ImagesConfig(_Section):
@@ -62,9 +82,17 @@ class Config(_Section):
     handlers: dict[str, HandlerConfig] = {"crun": HandlerConfig()}
     cni: CniConfig = CniConfig()
     cdi: CdiConfig = CdiConfig()
+    ulimits: tuple[UlimitConfig, ...] = ()
     images: ImagesConfig = ImagesConfig()
     streaming: StreamingConfig = StreamingConfig()
     metrics: MetricsConfig = MetricsConfig()
+
+    @model_validator(mode="after")
+    def _each_ulimit_once(self) -> Self:
+        names = [each.name for each in self.ulimits]
+        if len(names) != len(set(names)):
+            raise ValueError("ulimits: a name is given twice")
+        return self
 
 
 def load_config(path: Path) -> Config:

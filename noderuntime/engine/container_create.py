@@ -17,7 +17,7 @@ from noderuntime.engine.image_volumes import (
     remove_image_volumes,
     source_key,
 )
-from noderuntime.engine.limits import honourable
+from noderuntime.engine.limits import honourable, ulimits
 from noderuntime.engine.node import Node
 from noderuntime.engine.pid_target import pid_namespace, pin_target
 from noderuntime.engine.sandbox_files import hostname_of
@@ -180,6 +180,7 @@ async def _write_spec_of(work: ContainerWork, paths: HostPaths) -> None:
     facts = ImageFacts(config=work.image.config, user=user)
     judged = replace(record.config, image_reference=record.image_reference)
     grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
+    grant = replace(grant, ulimits=ulimits(node.parts.config.ulimits, grant.ulimits))
     devices = await node.disk.run(
         device_nodes, record.config, host.real_paths, privileged=grant.privileged
     )

@@ -10,13 +10,19 @@ Source: kubelet ``pkg/kubelet/kuberuntime/kuberuntime_container_linux.go``.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from noderuntime.errors import InvalidArgumentError
+from noderuntime.policy.rules import Ulimit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from noderuntime.api.config import UlimitConfig
     from noderuntime.host.ports import Cgroups
     from noderuntime.policy.model import Resources
+
+RLIM_INFINITY: Final = 2**64 - 1  # as the OCI runtime-spec has it: an unsigned number
 
 
 def honourable(cgroups: Cgroups, asked: Resources) -> Resources:
@@ -44,3 +50,17 @@ def _without_swap(cgroups: Cgroups, asked: Resources) -> Resources:
             "not count it; turn swap off, or boot with swapaccount=1"
         )
     return replace(asked, memory_swap_limit_bytes=0)
+
+
+def ulimits(nodes: Iterable[UlimitConfig], profiles: Iterable[Ulimit]) -> tuple[Ulimit, ...]:
+    """Return what a container starts with: the node's limits, and over them the profile's."""
+    found: dict[str, Ulimit] = {
+        each.name: Ulimit(name=each.name, soft=_or_none(each.soft), hard=_or_none(each.hard))
+        for each in nodes
+    }
+    found |= {each.name: each for each in profiles}
+    return tuple(sorted(found.values()))
+
+
+def _or_none(limit: int) -> int:
+    return RLIM_INFINITY if limit < 0 else limit

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from noderuntime.api.config import UlimitConfig
+from noderuntime.cli.parts import parts_of
 from noderuntime.engine.engine import Engine
 from noderuntime.errors import InvalidArgumentError
 from noderuntime.host.cgroups import UNIFIED, KernelCgroups, hierarchies
@@ -173,6 +175,42 @@ async def test_memory_qos_is_set_on_v2_and_refused_by_name_on_v1(
     await engine.update_resources(container_id, Resources(unified={"memory.high": str(56 * MIB)}))
     wanted = {**keys, "memory.high": str(56 * MIB)}
     assert {key: read(engine, container_id, ("", "", key)) for key in keys} == wanted
+
+
+@pytest.mark.parametrize("handler", ["crun", "runc"])
+async def test_ulimits_of_the_node_hold_for_a_container_and_what_is_executed_in_it(
+    node: RealNode, handler: str
+) -> None:
+    shutil.rmtree(node.root / "logs", ignore_errors=True)
+    empty = node.census()
+    limits = (
+        UlimitConfig(name="nofile", soft=321, hard=4321),
+        UlimitConfig(name="core", soft=0, hard=-1),
+    )
+    engine = Engine(parts_of(node.config.model_copy(update={"ulimits": limits})))
+    await engine.recover()
+    try:
+        await _ulimits_are(node, engine, handler, ["321", "4321", "0", "unlimited"])
+    finally:
+        await Scene(node, engine).remove_everything()
+        await engine.close()
+    assert [line for line in node.leftovers(empty) if "run/oci" not in line] == []
+
+
+async def _ulimits_are(node: RealNode, engine: Engine, handler: str, wanted: list[str]) -> None:
+    script = "ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Hc"
+    sandbox_id = await engine.run_sandbox(node.sandbox(), handler)
+    config = node.container(script=f"{script}; busybox sleep 60 & wait")
+    container_id = await engine.create_container(sandbox_id, config)
+    await engine.start_container(container_id)
+    command = ("/bin/busybox", "sh", "-c", script)
+    result = await engine.exec_sync(container_id, command, DEADLINE_S)
+    assert result.stdout.decode().split() == wanted
+    log = engine.log_file(engine.container(container_id))
+    until = time.monotonic() + DEADLINE_S
+    while [line.split(" ", 3)[-1] for line in log.read_text().splitlines()] != wanted:
+        assert time.monotonic() < until, log.read_text()
+        await asyncio.sleep(0.02)
 
 
 async def test_metrics_tell_what_a_real_container_uses(node: RealNode, engine: Engine) -> None:

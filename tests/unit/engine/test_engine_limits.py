@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from noderuntime.api.config import UlimitConfig, load_config
+from noderuntime.engine import limits
 from noderuntime.engine.state import ContainerState
-from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
+from noderuntime.errors import ConfigError, FailedPreconditionError, InvalidArgumentError
 from noderuntime.policy.model import Resources
+from noderuntime.policy.rules import Ulimit
 from tests.fakes.engine import World, container_config, sandbox_config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from noderuntime.engine.engine import Engine
 
 HUGE = Resources(hugepage_limits_bytes={"1GB": 0, "2MB": 4 << 20})
@@ -166,3 +171,33 @@ async def test_the_keys_of_memory_qos_are_passed_on(engine: Engine, world: World
     await engine.update_resources(container_id, Resources(unified=more))
     assert world.updates == [Resources(unified=more)]
     assert engine.container(container_id).config.resources.unified == {**keys, **more}
+
+
+def test_the_nodes_ulimits_hold_where_the_profile_has_none_of_the_name() -> None:
+    nodes = (
+        UlimitConfig(name="nofile", soft=1024, hard=4096),
+        UlimitConfig(name="core", soft=0, hard=-1),
+    )
+    found = limits.ulimits(nodes, (Ulimit(name="nofile", soft=5, hard=6),))
+    assert found == (
+        Ulimit(name="core", soft=0, hard=2**64 - 1),
+        Ulimit(name="nofile", soft=5, hard=6),
+    )
+    assert limits.ulimits((), ()) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[[ulimits]]\nname = "files"\nsoft = 1\nhard = 1', "ulimits.0.name"),
+        ('[[ulimits]]\nname = "nofile"\nsoft = 9\nhard = 1', "soft must not be more"),
+        ('[[ulimits]]\nname = "nofile"\nsoft = -1\nhard = 1', "soft must not be more"),
+        ('[[ulimits]]\nname = "nofile"\nsoft = -2\nhard = 1', "ulimits.0.soft"),
+        ('[[ulimits]]\nname = "core"\nsoft = 1\nhard = 1\n' * 2, "given twice"),
+    ],
+)
+def test_a_ulimit_that_is_none_is_told_by_its_key(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_config(file)
