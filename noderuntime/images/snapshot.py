@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Final, cast
 
 from noderuntime.errors import InvalidArgumentError
-from noderuntime.images.content import PRIVATE, sync_folder, write_durably
+from noderuntime.host import durable
+from noderuntime.images.content import PRIVATE
 from noderuntime.images.layers import remove_tree
 from noderuntime.images.reference import is_digest
 from noderuntime.telemetry import metrics
@@ -98,8 +99,8 @@ class Snapshots:
         found = top.stat()
         os.chown(upper, found.st_uid, found.st_gid)
         upper.chmod(stat.S_IMODE(found.st_mode))
-        write_durably(folder / _LOWERS, json.dumps(list(chains)).encode())
-        sync_folder(self._root)
+        durable.write(folder / _LOWERS, json.dumps(list(chains)).encode())
+        durable.sync_directory(self._root)
 
     def drop(self, container_id: str) -> None:
         """Remove it; nothing there is success."""
