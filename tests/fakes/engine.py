@@ -383,6 +383,9 @@ class FakeNetwork:
     async def check_status(self) -> None:
         self._world.call("network.check_status")
 
+    def served_by(self) -> str:
+        return "a fake network"
+
     def not_ready_because(self) -> str:
         return ""
 
