@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from noderuntime.errors import HostError, NetworkError
 from noderuntime.host import syscalls
 from noderuntime.network import netlink, nftables, rtnetlink
+from noderuntime.network.conntrack import forget_udp
 from noderuntime.network.netlink import Channel, RefusedError
 from noderuntime.network.nftables import HostPort
 from noderuntime.network.rtnetlink import Interface, Link, Net, Route
@@ -132,6 +133,7 @@ class LinuxBridge:
             if mine is None:
                 channel.send(rtnetlink.new_bridge(bridge.name, mac=bridge.mac, alias=bridge.owner))
             index = socket.if_nametoindex(bridge.name)
+            _trust_addresses(bridge.name)
             addresses = (rtnetlink.new_address(index, each) for each in bridge.interfaces)
             channel.send([rtnetlink.set_up(index), *addresses])
             with suppress(RefusedError):  # of those that go meanwhile
@@ -154,6 +156,7 @@ class LinuxBridge:
                     self._connect(channel, joint)
                     if joint.ports:
                         filters.send(nftables.add_ports(self._bridge.name, joint.ports))
+                        forget_udp(filters, joint.ports)
                     syscalls.setns(joint.netns, syscalls.CLONE_NEWNET)
                     _set_up_inside(joint.interfaces, self._bridge.interfaces)
             except BaseException:
@@ -170,6 +173,7 @@ class LinuxBridge:
             if ports:
                 with Channel(netlink.NETFILTER) as filters:
                     _remove_ports(filters, self._bridge.name, ports)
+                    forget_udp(filters, ports)
             with Channel(netlink.ROUTE) as channel:
                 try:
                     channel.send([rtnetlink.close_port(name)])
@@ -266,6 +270,7 @@ def has_ipv6() -> bool:
 def _set_up_inside(interfaces: Sequence[Interface], gateways: Sequence[Interface]) -> None:
     """In the Pod's namespace: loopback, addresses, and a way out for each."""
     index = socket.if_nametoindex(INTERFACE)
+    _trust_addresses(INTERFACE)
     messages = [rtnetlink.set_up(rtnetlink.LOOPBACK_INDEX), rtnetlink.set_up(index)]
     messages += [rtnetlink.new_address(index, interface) for interface in interfaces]
     messages += [rtnetlink.default_route(index, gateway.ip) for gateway in gateways]
@@ -281,6 +286,16 @@ def _remove_ports(filters: Channel, table: str, ports: Sequence[HostPort]) -> No
         except RefusedError as error:
             if error.errno not in _GONE:
                 raise
+
+
+def _trust_addresses(link: str) -> None:
+    """Let IPv6 addresses of a link be good at once: who has which is decided here.
+
+    The link-local one too: while the kernel looks for another that has it, for a second or two, it
+    asks no neighbour, and what was sent waits.
+    """
+    with suppress(FileNotFoundError):  # no IPv6
+        _write(Path("/proc/sys/net/ipv6/conf") / link / "accept_dad", "0")
 
 
 def _require_free(

@@ -97,7 +97,8 @@ class HostPort:
         return self.pod.packed + struct.pack(">Hxx", self.pod_port)
 
 
-def _family(version: int) -> int:
+def family_of(version: int) -> int:
+    """Return the number of IPv4 or IPv6 in netlink messages."""
     return int(socket.AF_INET if version == 4 else socket.AF_INET6)
 
 
@@ -268,7 +269,7 @@ def _payload(base: int, offset: int, length: int, register: int = _KEY) -> bytes
 
 
 def _is_version(version: int) -> bytes:
-    return _meta(_NFPROTO) + _compare(_KEY, bytes([_family(version)]))
+    return _meta(_NFPROTO) + _compare(_KEY, bytes([family_of(version)]))
 
 
 def _address(version: int, *, source: bool, register: int = _KEY) -> bytes:
@@ -342,7 +343,7 @@ def _dnat(kind: str, version: int) -> bytes:
     nat = _expression(
         "nat",
         _be32(1, 1),
-        _be32(2, _family(version)),
+        _be32(2, family_of(version)),
         _be32(3, _DATA),
         _be32(4, _DATA),
         _be32(5, port),

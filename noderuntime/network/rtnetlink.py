@@ -93,11 +93,11 @@ def _link(index: int = 0, *, up: bool = False) -> bytes:
 
 
 def new_bridge(name: str, *, mac: bytes, alias: str) -> tuple[Message, ...]:
-    """Make a bridge that is up. Its address is set, else it changes with every port.
+    """Make a bridge. Its address is set, else it changes with every port.
 
     Without a forward delay no timer changes what ``close_port`` set.
     """
-    made = _link(up=True) + text(_IFNAME, name) + attribute(_ADDRESS, mac)
+    made = _link() + text(_IFNAME, name) + attribute(_ADDRESS, mac)
     data = nested(_INFO_DATA, u32(_FORWARD_DELAY, 0))
     made += nested(_LINKINFO, text(_INFO_KIND, "bridge"), data)
     return (

@@ -125,6 +125,15 @@ def say(where: Path, address: str, port: int) -> socket.socket:
     return peer
 
 
+def udp(where: Path, address: str, port: int) -> socket.socket:
+    """Return a UDP socket of that namespace."""
+    syscalls.setns(where, syscalls.CLONE_NEWNET)
+    mine = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    mine.bind((address, port))
+    mine.settimeout(3)
+    return mine
+
+
 @asynccontextmanager
 async def made_lab() -> AsyncIterator[Lab]:
     """Make a lab; take it away again."""

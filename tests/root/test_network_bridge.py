@@ -12,7 +12,7 @@ import pytest
 from noderuntime.errors import FailedPreconditionError, NetworkError
 from noderuntime.host.threads import in_own_thread
 from noderuntime.policy.model import PortMapping
-from tests.root.bridge_kit import BRIDGE, NODE, OUTSIDE, Lab, made_lab
+from tests.root.bridge_kit import BRIDGE, NODE, OUTSIDE, Lab, made_lab, udp
 from tests.root.host_kit import eventually
 
 
@@ -79,6 +79,24 @@ async def test_host_ports_lead_to_the_pod_from_everywhere(lab: Lab) -> None:
     with pytest.raises(OSError, match="refused"):
         await lab.talk(server, outside, (NODE[0], 8080))
     await network.attach(taken)
+
+
+async def test_a_udp_peer_that_never_stops_reaches_the_pod_of_the_day(lab: Lab) -> None:
+    network = lab.network()
+    mapping = PortMapping(protocol="UDP", container_port=53, host_port=5353)
+    peers = [await in_own_thread(udp, lab.pin("outside"), address, 0) for address in OUTSIDE]
+    for peer, node in zip(peers, NODE, strict=True):
+        peer.sendto(b"anyone?", (node, 5353))
+    for _ in range(2):
+        pod = await lab.pod(mapping)
+        addresses = await network.attach(pod)
+        for peer, node, address in zip(peers, NODE, addresses, strict=True):
+            with await in_own_thread(udp, pod.netns, address, 53) as server:
+                peer.sendto(b"hello", (node, 5353))
+                assert server.recv(100) == b"hello"
+        await network.detach(pod)
+    for peer in peers:
+        peer.close()
 
 
 async def test_a_pod_does_not_reach_what_listens_on_the_nodes_loopback(lab: Lab) -> None:
