@@ -80,7 +80,10 @@ class BridgeNetwork:
 
     async def check_status(self) -> None:
         """Look whether all is there, put right what is not, and remove what was left behind."""
-        self._status_error = ""
+        self._status_error = await self._look()
+
+    async def _look(self) -> str:
+        """Return why no Pod can be attached, "" when one can."""
         try:
             self._read()
             survey = await self._sweep()
@@ -93,7 +96,8 @@ class BridgeNetwork:
                 self._is_prepared = False
                 await self._prepare()
         except NetworkError as error:
-            self._status_error = str(error)
+            return str(error)
+        return ""
 
     async def attach(self, attachment: Attachment) -> tuple[str, ...]:
         """Attach; returns the addresses, IPv4 first. Raises NetworkError, FailedPreconditionError."""
@@ -162,6 +166,7 @@ class BridgeNetwork:
         self._read()
         for sandbox_id in sorted(set(self._held) - set(sandbox_ids)):
             await self._let_go(sandbox_id)
+        await self._sweep()
 
     async def _join(self, joint: Joint) -> None:
         for is_last in (False, True):
@@ -259,8 +264,12 @@ class BridgeNetwork:
                 self._is_prepared = True
 
     async def _sweep(self) -> Survey:
-        """Free the numbers of links that are gone; remove those that should be, and are not."""
+        """Free the numbers of links that are gone; remove those that should be, and are not.
+
+        Host ports whose Pod is gone as well: its namespace may have ended while no runtime was there.
+        """
         before = list(self._going)  # a link that is let go of later may not be in the survey
+        ours = self._ports()
         survey = await in_own_thread(self._kernel.survey)
         there = {link.name for link in survey.links}
         late = [name for name in before if name in there and name in self._late]
@@ -271,7 +280,13 @@ class BridgeNetwork:
             if name not in there:
                 self._going.pop(name, None)
         self._late = set(before)
+        stale = sorted(set(survey.ports) - ours - self._ports(), key=lambda port: port.key)
+        if stale:
+            await in_own_thread(self._kernel.unmap, stale)
         return survey
+
+    def _ports(self) -> set[HostPort]:
+        return {port for held in self._held.values() for port in held.ports}
 
     def _joint(self, attachment: Attachment, held: _Held) -> Joint:
         interfaces = self._pool.interfaces(held.number)

@@ -65,7 +65,10 @@ class CniNetwork:
 
     async def check_status(self) -> None:
         """Ask the plugins (STATUS, spec 1.1); ``not_ready_because`` tells their answer."""
-        self._status_error = ""
+        self._status_error = await self._ask()
+
+    async def _ask(self) -> str:
+        """Return what a plugin says against attaching Pods, "" when none does."""
         call = Call(verb="STATUS", timeout_s=_STATUS_TIMEOUT_S)
         try:
             network = conflist.load(self._conf_dir)
@@ -73,7 +76,8 @@ class CniNetwork:
                 for plugin in network.plugins:
                     await self._plugins.run(str(plugin["type"]), call, _config(network, plugin, {}))
         except NetworkError as error:
-            self._status_error = str(error)
+            return str(error)
+        return ""
 
     async def attach(self, attachment: Attachment) -> tuple[str, ...]:
         """ADD; a failed or cancelled one is followed by its DEL. Raises NetworkError."""

@@ -95,6 +95,10 @@ class BridgeKernel(Protocol):
         """Remove links, those that are still there."""
         ...
 
+    def unmap(self, ports: Sequence[HostPort]) -> None:
+        """Remove host ports, those that are still there."""
+        ...
+
 
 class LinuxBridge:
     """The real one."""
@@ -161,7 +165,8 @@ class LinuxBridge:
                     _set_up_inside(joint.interfaces, self._bridge.interfaces)
             except BaseException:
                 with suppress(OSError):
-                    _remove_ports(filters, self._bridge.name, joint.ports)
+                    if joint.ports:
+                        _remove_ports(filters, self._bridge.name, joint.ports)
                 with suppress(OSError):
                     channel.send([rtnetlink.delete_link(joint.name)])
                 raise
@@ -192,6 +197,13 @@ class LinuxBridge:
                 except RefusedError as error:
                     if error.errno not in _GONE:
                         raise
+
+    def unmap(self, ports: Sequence[HostPort]) -> None:
+        """Remove host ports, those that are still there."""
+        self._enter()
+        with _failing("removing host ports"), Channel(netlink.NETFILTER) as filters:
+            _remove_ports(filters, self._bridge.name, ports)
+            forget_udp(filters, ports)
 
     def _enter(self) -> None:
         if self._netns is not None:
@@ -279,13 +291,17 @@ def _set_up_inside(interfaces: Sequence[Interface], gateways: Sequence[Interface
 
 
 def _remove_ports(filters: Channel, table: str, ports: Sequence[HostPort]) -> None:
-    """Remove elements one by one: in one transaction, one that is missing would keep the others."""
-    for port in ports:
-        try:
-            filters.send(nftables.remove_ports(table, [port]))
-        except RefusedError as error:
-            if error.errno not in _GONE:
-                raise
+    """Remove elements, in one transaction, which waits for the packets under way: some 10 ms.
+
+    One that is missing keeps the others there; then each is removed by itself.
+    """
+    try:
+        filters.send(nftables.remove_ports(table, ports))
+    except RefusedError as error:
+        if error.errno not in _GONE:
+            raise
+        for port in ports if len(ports) > 1 else ():
+            _remove_ports(filters, table, [port])
 
 
 def _trust_addresses(link: str) -> None:

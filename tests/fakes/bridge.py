@@ -65,5 +65,9 @@ class FakeBridge:
         for name in names:
             self.aliases.pop(name, None)
 
+    def unmap(self, ports: Sequence[HostPort]) -> None:
+        self._at("unmap")
+        self.ports -= set(ports)
+
     def namespace_goes(self, name: str) -> None:
         self.aliases.pop(name, None)

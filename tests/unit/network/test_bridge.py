@@ -95,6 +95,16 @@ async def test_a_fresh_process_knows_from_the_kernel_who_has_what() -> None:
     assert kernel.aliases == {}
 
 
+async def test_a_host_port_whose_pod_ended_with_no_runtime_there_is_removed() -> None:
+    kernel = FakeBridge()
+    await network(kernel).attach(pod(1, mapped(8080)))
+    kernel.namespace_goes(link_name(pod(1).sandbox_id))
+    again = network(kernel)
+    await again.collect(())
+    assert kernel.ports == set()
+    await again.attach(pod(2, mapped(8080)))
+
+
 @pytest.mark.parametrize("fault", [NetworkError("no"), asyncio.CancelledError()])
 async def test_an_attach_that_fails_gives_back_address_and_ports(fault: BaseException) -> None:
     kernel = FakeBridge()
