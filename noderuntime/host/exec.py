@@ -151,6 +151,7 @@ class RuntimeExec:
                 ),
                 suffix=(f"--process=/proc/self/fd/{process}", request.container_id),
                 pass_fds=(process, log.descriptor),
+                oom_score_adj=_oom_score_of(request),
             )  # fmt: skip
             if not request.terminal:
                 return _open_pipes(command, request, log, ours, theirs)
@@ -184,6 +185,11 @@ class RuntimeExec:
         await sweep(runtime)
 
 
+def _oom_score_of(request: ExecRequest) -> int:
+    score = request.process.get("oomScoreAdj")
+    return score if isinstance(score, int) else 0
+
+
 def _process_file(request: ExecRequest) -> int:
     process = {**oom.clamp(request.process, oom.floor()), "terminal": request.terminal}
     descriptor = os.memfd_create("process.json", os.MFD_CLOEXEC)
@@ -208,6 +214,7 @@ def _open_pipes(
     stderr_r, stderr_w = pipe(0)
     streams = Streams(stdin=stdin_r, stdout=stdout_w, stderr=stderr_w, pass_fds=command.pass_fds)
     child = spawn((*command.prefix, *command.suffix), streams)
+    oom.inherit(child.pid, command.oom_score_adj)
     ours.pop_all()
     outputs = ((STDOUT, pipes.Owned(stdout_r)), (STDERR, pipes.Owned(stderr_r)))
     stdin = pipes.Owned(stdin_w) if stdin_w is not None else None

@@ -154,6 +154,8 @@ def _require_running(process: pids.ProcessIdentity) -> None:
 def _pin(source: str, target: Path) -> None:
     target.touch(mode=0o444)
     syscalls.mount(source, target, flags=syscalls.MS_BIND)
+    # Else what clones a folder with all below it would keep the namespace for as long as it is.
+    syscalls.mount("none", target, flags=syscalls.MS_UNBINDABLE)
 
 
 def _pin_pid(pid: int, member_of: str, target: Path) -> None:
