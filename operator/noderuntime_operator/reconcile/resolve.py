@@ -96,6 +96,7 @@ def _resolve_one(
         name=runtime.spec.handler,
         node_runtime=runtime.name,
         oci_runtime=runtime.spec.engine.oci_runtime,
+        cni_conf_dir=runtime.spec.engine.cni_conf_dir,
         profile=RevisionProfile(name=wanted, spec=profile.spec),
         allowed_registries=runtime.spec.images.allowed_registries,
         resources=runtime.spec.resources,
