@@ -87,7 +87,6 @@ def whole_spec() -> dict[str, Any]:
         "maskedPaths": ["/etc/machine-id"],
         "readonlyPaths": ["/usr"],
         "capabilities": {"default": ["NET_BIND_SERVICE", "KILL"], "ambient": ["NET_BIND_SERVICE"]},
-        "seccomp": {"base": "DenyAll", "allow": [{"names": ["execve", "exit_group"]}]},
         "devices": {"allow": [{"path": "/dev/fuse", "permissions": "rw"}]},
         "ulimits": [
             {"name": "nofile", "soft": 1024, "hard": 4096},
@@ -96,7 +95,9 @@ def whole_spec() -> dict[str, Any]:
         "resources": {"pids": 64, "cpu": {"max": "1"}, "memory": {"default": "64Mi"}},
     }
     device = DeviceNode(path="/dev/fuse", kind="c", major=10, minor=229, access="rw")
-    return build(granted(rules(profile), container()), _with(devices=(device,)))
+    built = build(granted(rules(profile), container()), _with(devices=(device,)))
+    linux: dict[str, Any] = built["linux"]
+    return {**built, "linux": {key: linux[key] for key in linux if key != "seccomp"}}
 
 
 def node_spec() -> dict[str, Any]:
