@@ -18,7 +18,7 @@ from typing import Final
 
 from e2e.cluster import census, cgroups
 from e2e.cluster.layout import this_layout
-from e2e.performance import build, groups, page, table
+from e2e.performance import build, groups, page, policy, table
 from e2e.performance.figures import Samples
 from e2e.performance.rivals import REPOSITORY
 
@@ -46,9 +46,11 @@ def main() -> int:
     print(page.as_text(rows))
     for step, taken in table.floor_steps(samples).items():
         print(f"floor: {step} {taken:.1f} ms")
+    decision = policy.measure()
+    print(decision.sentence())
     if not options.dry_run:
-        floor = table.floor_steps(samples)
-        page.write(options.docs, page.describe(mode, oci_runtime), rows, floor)
+        floor, run = table.floor_steps(samples), page.describe(mode, oci_runtime)
+        page.write(options.docs, run, rows, floor, policy=decision.sentence())
     if left:
         lines = census.as_text(left).splitlines()
         more = f"\n  and {len(lines) - SHOWN} more lines" if len(lines) > SHOWN else ""

@@ -61,8 +61,10 @@ def as_text(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(docs: Path, run: Run, rows: Sequence[Row], floor: Mapping[str, float]) -> None:
-    """Write the part between the marks, and the pictures."""
+def write(
+    docs: Path, run: Run, rows: Sequence[Row], floor: Mapping[str, float], *, policy: str
+) -> None:
+    """Write the part between the marks, and the pictures; ``policy`` is what a decision costs."""
     page = docs / "performance.md"
     pictures = docs / "performance"
     pictures.mkdir(exist_ok=True)
@@ -70,7 +72,7 @@ def write(docs: Path, run: Run, rows: Sequence[Row], floor: Mapping[str, float])
         (pictures / f"{name}.svg").write_text(text)
     before, _, rest = page.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n{_measured(run, rows, floor)}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n{_measured(run, rows, floor)}\n\n{policy}\n{END}{after}")
 
 
 def _measured(run: Run, rows: Sequence[Row], floor: Mapping[str, float]) -> str:

@@ -78,6 +78,8 @@ class World:
     controllers: set[str] = field(default_factory=lambda: {"cpu", "memory", "hugetlb"})
     oom_kills: int = 0
     updates: list[Resources] = field(default_factory=list[Resources])
+    execs: list[ExecRequest] = field(default_factory=list[ExecRequest])
+    tmpfs: dict[str, int] = field(default_factory=dict[str, int])  # target -> bytes
 
     def call(self, name: str) -> None:
         """Record a call, and fail it where a test says so."""
@@ -180,6 +182,7 @@ class FakeMounts:
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         self._world.call("mounts.tmpfs")
+        self._world.tmpfs[str(target)] = size_bytes
         self._world.mount(target)
 
     async def overlay(
@@ -379,6 +382,7 @@ class FakeExec:
 
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
         self._world.call("exec.sync")
+        self._world.execs.append(request)
         args = request.process["args"]
         return ExecResult(stdout=repr(args).encode(), stderr=b"", exit_code=0)
 

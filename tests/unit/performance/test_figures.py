@@ -60,9 +60,9 @@ def test_the_page_keeps_what_people_wrote_and_gets_a_row_for_every_work(tmp_path
     rows, floor = table.rows(every_sample()), table.floor_steps(every_sample())
     document = tmp_path / "performance.md"
     document.write_text(f"above\n{page.BEGIN}\nstale\n{page.END}\nbelow\n")
-    page.write(tmp_path, RUN, rows, floor)
+    page.write(tmp_path, RUN, rows, floor, policy="A decision takes 0.1 ms.")
     once = document.read_text()
-    page.write(tmp_path, RUN, rows, floor)
+    page.write(tmp_path, RUN, rows, floor, policy="A decision takes 0.1 ms.")
     assert document.read_text() == once  # writing again changes nothing
     assert once.startswith("above\n")
     assert once.endswith("\nbelow\n")
