@@ -52,10 +52,20 @@ def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 def remove(path: Path) -> None:
     """Remove the file durably; nothing there is success. Raises HostError."""
+    _remove(path, is_durable=True)
+
+
+def forget(path: Path) -> None:
+    """Remove a file that does no harm when a power loss brings it back. Raises HostError."""
+    _remove(path, is_durable=False)
+
+
+def _remove(path: Path, *, is_durable: bool) -> None:
     try:
         path.with_name(path.name + TEMPORARY_SUFFIX).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
-        sync_directory(path.parent)
+        if is_durable:
+            sync_directory(path.parent)
     except FileNotFoundError:
         return
     except OSError as error:

@@ -147,7 +147,7 @@ class RuntimeExec:
             ours.callback(log.close)
             command = ExecCommand(
                 prefix=(
-                    str(runtime.binary), *runtime.global_arguments(), *log.arguments(), "exec",
+                    str(runtime.program), *runtime.global_arguments(), *log.arguments(), "exec",
                 ),
                 suffix=(f"--process=/proc/self/fd/{process}", request.container_id),
                 pass_fds=(process, log.descriptor),

@@ -122,7 +122,7 @@ class Conmon:
             "--api-version=1",
             f"--cid={request.container_id}",
             f"--cuuid={request.container_id}",
-            f"--runtime={runtime.binary}",
+            f"--runtime={runtime.program}",
             *(f"--runtime-arg={argument}" for argument in runtime.global_arguments()),
             f"--bundle={request.bundle}",
             f"--container-pidfile={request.bundle / 'container.pid'}",

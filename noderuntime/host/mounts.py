@@ -166,6 +166,8 @@ def _by_descriptor(path: Path, stack: ExitStack) -> str:
 def _unmount(target: Path) -> None:
     # Only the parent is resolved: the last component may be a link that a container left here.
     where = target.parent.resolve() / target.name
+    if not os.path.lexists(where):
+        return  # with a folder that goes, the kernel takes off what was mounted at and below it
     here = [entry.target for entry in mountinfo.mounts_at(where)]
     for path in sorted(here, key=lambda path: len(path.parts), reverse=True):
         try:

@@ -200,6 +200,10 @@ class Cgroups(Protocol):
         """Read everything of the container's cgroup; raises NotFoundError when it is gone."""
         ...
 
+    async def oom_kills(self, oci_path: str) -> int:
+        """How many processes the kernel killed for want of memory; 0 when the cgroup is gone."""
+        ...
+
     async def pod_metrics(self, parent: str) -> CgroupMetrics:
         """Read everything of the kubelet's Pod cgroup; raises NotFoundError when it is gone."""
         ...
@@ -222,6 +226,11 @@ class OciRuntime(Protocol):
         ...
 
     @property
+    def program(self) -> Path:
+        """What is started: the program, or a mount of it under the same name."""
+        ...
+
+    @property
     def root(self) -> Path:
         """Its ``--root``, below run_dir."""
         ...
@@ -232,15 +241,15 @@ class OciRuntime(Protocol):
 
     async def start(self, container_id: str) -> None:
         """``start``: the created container's process runs."""
-        ...
 
     async def kill(self, container_id: str, signal: int) -> None:
         """``kill``; a container that has no process is success."""
-        ...
 
     async def delete(self, container_id: str) -> None:
         """``delete --force``; an unknown container is success."""
-        ...
+
+    async def forget(self, container_id: str, bundle: Path) -> None:
+        """``delete`` of one whose first process was collected, which may be cheaper."""
 
     async def state(self, container_id: str) -> str | None:
         """Return created, running or stopped; None for an unknown container."""
@@ -248,7 +257,6 @@ class OciRuntime(Protocol):
 
     async def update(self, container_id: str, resources: Resources) -> None:
         """``update``: new limits for a running container."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from typing import Final, cast
 
 from noderuntime.errors import InvalidArgumentError, NetworkError
 from noderuntime.host import durable
+from noderuntime.host.threads import in_pool
 from noderuntime.network import conflist
 from noderuntime.network.conflist import Document, NetworkList
 from noderuntime.network.plugin import Call, Plugins
@@ -160,8 +161,9 @@ class CniNetwork:
         cached = self._recall(sandbox_id)
         if cached is not None:
             await self._delete(sandbox_id, cached)
-        # Also where nothing is known: a kill may have left the file half written.
-        await durable.remove_async(self._file(sandbox_id))
+        # Also where nothing is known: a kill may have left the file half written. Not fsynced: one
+        # that comes back after a power loss is another DEL, which finds nothing.
+        await in_pool(durable.forget, self._file(sandbox_id))
 
     async def _delete(self, sandbox_id: str, cached: _Cached) -> None:
         """Run every plugin last first, also when one fails; the first error is raised."""
