@@ -1,7 +1,9 @@
 """The writable layer of each container: ``snapshots/ID/{upper,work,lowers.json}``.
 
-``lowers.json`` (the chains of the image's layers) is written last and durably, so a folder without
-it was cut off and is dropped; while it is there the layers stay, also when their image is removed.
+``lowers.json`` (the chains of the image's layers) is written last, so a folder without it, or with half of
+it, was cut off and is dropped; while it is there the layers stay, also when their image is removed.
+Nothing here is fsynced, as nothing here outlives the container: after a power loss none runs, none is
+started again, and what is lost then are the files of one that has ended (its overlay is volatile too).
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from pathlib import Path
 from typing import Final, cast
 
 from noderuntime.errors import InvalidArgumentError
-from noderuntime.images.content import PRIVATE, sync_folder, write_durably
+from noderuntime.images.content import PRIVATE
 from noderuntime.images.layers import remove_tree
 
 MAX_ID: Final = 128
+PRIVATE_FILE: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +83,9 @@ class Snapshots:
         found = top.stat()
         os.chown(upper, found.st_uid, found.st_gid)
         upper.chmod(stat.S_IMODE(found.st_mode))
-        write_durably(folder / "lowers.json", json.dumps(list(chains)).encode())
-        sync_folder(self._root)
+        lowers = folder / "lowers.json"
+        lowers.touch(mode=PRIVATE_FILE)
+        lowers.write_bytes(json.dumps(list(chains)).encode())
 
     def drop(self, container_id: str) -> None:
         """Remove it; nothing there is success."""
