@@ -85,6 +85,19 @@ class Engine(ApiModel):
     oci_runtime: Literal["crun", "runc"] = Field(
         default="crun", description="The OCI runtime on the node."
     )
+    cni_conf_dir: str = Field(
+        default="",
+        pattern=r"^(/[^/]+)*$",
+        max_length=4096,
+        description="A folder of CNI configurations on the node, for a network of this handler's own, "
+        "such as `/etc/cni/restricted.d`. Left out, its Pods are on the node's network.",
+        json_schema_extra=rules(
+            (
+                "!self.split('/').exists(p, p == '.' || p == '..')",
+                "must not hold the parts . and ..",
+            ),
+        ),
+    )
 
 
 class ProfileRef(ApiModel):
@@ -93,23 +106,27 @@ class ProfileRef(ApiModel):
     name: str = Field(min_length=1, max_length=253, description="Name of a SecurityProfile.")
 
 
+RegistryName = Annotated[str, Field(min_length=1, max_length=255)]
+REGISTRIES: Final[Extra] = a_set(
+    (
+        "self.all(r, !r.contains('://'))",
+        "a registry is written without a scheme: registry.example.com, not https://registry.example.com",
+    ),
+    (
+        "self.all(r, !r.endsWith('/') && !r.startsWith('/') && !r.contains('*'))",
+        "a registry is a host, with an optional path, that starts and ends without / and has no *",
+    ),
+)
+
+
 class ImageRules(ApiModel):
     """Where images may come from."""
 
-    allowed_registries: tuple[Annotated[str, Field(min_length=1, max_length=255)], ...] = Field(
+    allowed_registries: tuple[RegistryName, ...] = Field(
         default=(),
         max_length=64,
         description="Prefixes such as `registry.example.com` or `registry.example.com/team`; empty allows all.",
-        json_schema_extra=a_set(
-            (
-                "self.all(r, !r.contains('://'))",
-                "a registry is written without a scheme: registry.example.com, not https://registry.example.com",
-            ),
-            (
-                "self.all(r, !r.endsWith('/') && !r.startsWith('/') && !r.contains('*'))",
-                "a registry is a host, with an optional path, that starts and ends without / and has no *",
-            ),
-        ),
+        json_schema_extra=REGISTRIES,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from noderuntime.engine import admission
@@ -17,8 +18,8 @@ from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
 from noderuntime.host.ports import NamespaceRequest
 from noderuntime.network.ports import Attachment
 from noderuntime.policy.model import NamespaceMode, SandboxConfig
+from noderuntime.policy.rules import SHM_BYTES
 
-SHM_SIZE_BYTES = 64 * 1024 * 1024
 SHM_MODE = 0o1777
 
 
@@ -45,7 +46,7 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             f"sandbox {existing.id} of Pod {config.pod.namespace}/{config.pod.name}, attempt "
             f"{config.pod.attempt}, was stopped; remove it first or use another attempt"
         )
-    served = node.handlers.get(handler)
+    served = admission.for_pod(node.handlers.get(handler), config, node.now_ns())
     if config.namespaces.user is not None and not node.parts.mounts.features().idmapped:
         raise FailedPreconditionError(
             "hostUsers: false needs a kernel of 5.19 or later that lets user namespaces be made; "
@@ -58,6 +59,7 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
         handler=handler,
         revision=served.revision,
         oci_runtime=str(served.oci_runtime),
+        cni_conf_dir=str(served.cni_conf_dir or ""),
         state=SandboxState.READY,
         created_at_ns=node.now_ns(),
     )
@@ -75,6 +77,7 @@ def attachment_of(node: Node, record: SandboxRecord) -> Attachment | None:
         netns=node.paths.namespaces(record.id) / "net",
         pod=record.config.pod,
         port_mappings=record.config.port_mappings,
+        cni_conf_dir=Path(record.cni_conf_dir) if record.cni_conf_dir else None,
     )
 
 
@@ -90,7 +93,8 @@ async def remove_files(work: SandboxWork) -> None:
 async def _mount_shm(work: SandboxWork) -> None:
     if work.record.config.namespaces.ipc is NamespaceMode.POD:
         target = work.node.paths.shm(work.record.id)
-        await work.node.parts.mounts.tmpfs(target, size_bytes=SHM_SIZE_BYTES, mode=SHM_MODE)
+        size = SHM_BYTES if work.grant is None else work.grant.shm_bytes
+        await work.node.parts.mounts.tmpfs(target, size_bytes=size, mode=SHM_MODE)
 
 
 async def unmount_shm(work: SandboxWork) -> None:

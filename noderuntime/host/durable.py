@@ -89,8 +89,3 @@ def read(path: Path, *, limit_bytes: int = LIMIT_BYTES) -> bytes | None:
 async def write_async(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """``write`` in the pool."""
     await in_pool(write, path, data, mode=mode)
-
-
-async def remove_async(path: Path) -> None:
-    """``remove`` in the pool."""
-    await in_pool(remove, path)

@@ -51,7 +51,6 @@ class Namespaces(Protocol):
 
     async def remove(self, directory: Path) -> None:
         """Unpin and remove whatever of net, ipc, uts, pid and user is in ``directory``."""
-        ...
 
     async def pin_pid(self, pid: int, member_of: str, target: Path) -> None:
         """Pin the PID namespace of a running process on the file ``target``.
@@ -87,7 +86,6 @@ class Inits(Protocol):
 
     async def remove(self, runtime: OciRuntime, sandbox_id: str, directory: Path) -> None:
         """Kill it, forget it, remove its bundle. Its cgroup is left to ``Cgroups.remove``."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,16 +130,18 @@ class Mounts(Protocol):
         """
         ...
 
-    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+    async def clone(
+        self, source: Path, target: Path, userns: Path | None, *, peer: bool = False
+    ) -> tuple[Path, ...]:
         """Mount ``source``, with all that is mounted below it, on ``target`` as well.
 
-        ``target`` is made. With ``userns`` owners are mapped by it. Returns the mount points below.
+        ``target`` is made. With ``userns`` owners are mapped by it. What is mounted below ``target``
+        later appears below ``source`` only with ``peer``. Returns the mount points below.
         """
         ...
 
     async def unmount(self, target: Path) -> None:
         """Unmount all at and below ``target`` (lazily where busy); nothing mounted is success."""
-        ...
 
 
 class CgroupDriver(StrEnum):

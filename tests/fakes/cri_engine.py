@@ -359,8 +359,14 @@ class FakeEngine(Engine):
             )
 
     async def pull_image(
-        self, reference: str, credentials: Credentials | None, *, handler: str
+        self,
+        reference: str,
+        credentials: Credentials | None,
+        *,
+        handler: str,
+        pod: SandboxConfig | None = None,
     ) -> Image:
+        del pod
         self.pulls.append((reference, credentials, handler))
         return IMAGE
 
@@ -391,6 +397,7 @@ class FakeEngine(Engine):
                 HandlerInfo(name="restricted", recursive_readonly=True, user_namespaces=False),
             ),
             network_not_ready=self.network_problem,
+            network="CNI network fake",
             revision="sha256:" + "0" * 64,
             revision_error="",
             stale_containers=self.stale,
