@@ -266,6 +266,9 @@ class FakeCgroups:
             raise NotFoundError(f"cgroup {oci_path} is not there")
         return CgroupMetrics(id=oci_path, threads=1, oom_kills=self._world.oom_kills)
 
+    async def oom_kills(self, oci_path: str) -> int:
+        return self._world.oom_kills if oci_path in self._world.cgroups else 0
+
     async def pod_metrics(self, parent: str) -> CgroupMetrics:
         return CgroupMetrics(id=parent, threads=2)
 
@@ -286,6 +289,10 @@ class FakeRuntime:
         return self._binary
 
     @property
+    def program(self) -> Path:
+        return self._binary
+
+    @property
     def root(self) -> Path:
         return self._world.root / "run" / "oci"
 
@@ -303,6 +310,9 @@ class FakeRuntime:
         is_ignored = signal in self._world.ignored_signals
         if container_id in self._world.processes and not is_ignored:
             self._world.end(container_id, 128 + signal)
+
+    async def forget(self, container_id: str, bundle: Path) -> None:
+        await self.delete(container_id)
 
     async def delete(self, container_id: str) -> None:
         self._world.call("runtime.delete")
