@@ -168,11 +168,8 @@ async def _with_oom(node: Node, record: ContainerRecord, exit_: Exit) -> Exit:
     """Ask the cgroup as well: a monitor may not hear of a kill that ends the container with it."""
     if exit_.oom_killed or exit_.code != KILLED_CODE:
         return exit_
-    try:
-        cgroup = await node.parts.cgroups.metrics(record.cgroup_path)
-    except NodeRuntimeError:
-        return exit_  # it is gone
-    return replace(exit_, oom_killed=cgroup.oom_kills > 0)
+    kills = await node.parts.cgroups.oom_kills(record.cgroup_path)
+    return replace(exit_, oom_killed=kills > 0)
 
 
 def exited(record: ContainerRecord, exit_: Exit) -> ContainerRecord:
@@ -207,7 +204,12 @@ async def _release(node: Node, record: ContainerRecord) -> None:
     """Free the OCI runtime's state and the cgroup; removing the container does it again."""
     try:
         async with asyncio.timeout(RELEASE_S):
-            await release_process(ContainerWork(node=node, record=record))
+            if record.reason == UNKNOWN:
+                await release_process(ContainerWork(node=node, record=record))
+            else:  # its monitor has collected it
+                bundle = node.paths.bundle(record.id)
+                await node.runtime(record.oci_runtime).forget(record.id, bundle)
+                await node.parts.cgroups.remove(record.cgroup_path)
     except (NodeRuntimeError, TimeoutError) as error:
         _log.warning(
             "an ended container could not be released",

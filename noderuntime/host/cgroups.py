@@ -125,6 +125,17 @@ class KernelCgroups:
         """Read everything of the container's cgroup; raises NotFoundError when it is gone."""
         return await in_pool(self._read_all, self.relative(oci_path))
 
+    async def oom_kills(self, oci_path: str) -> int:
+        """Read that number alone, as a container that was killed is asked for it; 0 when gone."""
+        relative = self.relative(oci_path)
+        if self.is_unified():
+            file = self._mounted[UNIFIED] / relative / "memory.events"
+        elif "memory" in self._mounted:
+            file = self._mounted["memory"] / relative / "memory.oom_control"
+        else:
+            return 0
+        return (await in_pool(table, file)).get("oom_kill", 0)
+
     async def pod_metrics(self, parent: str) -> CgroupMetrics:
         """Read everything of the kubelet's Pod cgroup; raises NotFoundError when it is gone."""
         return await in_pool(self._read_all, self._relative_of_pod(parent))

@@ -2,7 +2,7 @@
 
 One writer a path: the temporary name is fixed (``NAME.tmp``), so that a crash leaves at most one
 file, which the next write replaces; where several processes may write the same, each says who it
-is. The calls block; ``*_async`` runs them in the pool, which the image worker does without.
+is. The calls block; ``write_async`` runs one in the pool, which the image worker does without.
 """
 
 from __future__ import annotations
@@ -55,10 +55,20 @@ def write(path: Path, data: bytes, *, mode: int = 0o600, writer: str = "") -> No
 
 def remove(path: Path) -> None:
     """Remove the file durably; nothing there is success. Raises HostError."""
+    _remove(path, is_durable=True)
+
+
+def forget(path: Path) -> None:
+    """Remove a file that does no harm when a power loss brings it back. Raises HostError."""
+    _remove(path, is_durable=False)
+
+
+def _remove(path: Path, *, is_durable: bool) -> None:
     try:
         path.with_name(path.name + TEMPORARY_SUFFIX).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
-        sync_directory(path.parent)
+        if is_durable:
+            sync_directory(path.parent)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -84,10 +94,3 @@ async def write_async(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     from noderuntime.host.threads import in_pool  # asyncio is not for the image worker
 
     await in_pool(write, path, data, mode=mode)
-
-
-async def remove_async(path: Path) -> None:
-    """``remove`` in the pool."""
-    from noderuntime.host.threads import in_pool  # asyncio is not for the image worker
-
-    await in_pool(remove, path)

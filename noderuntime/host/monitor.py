@@ -26,7 +26,7 @@ from noderuntime.host.lost_monitor import ExitStatuses, end_log
 from noderuntime.host.monitor_start import kill_creators, take_lock
 from noderuntime.host.oci_runtime import clean_message
 from noderuntime.host.ports import Exit, MonitorRequest, OciRuntime
-from noderuntime.host.process import ENVIRONMENT, Streams, nonblocking_pipe, spawn
+from noderuntime.host.process import ENVIRONMENT, nonblocking_pipe, null, spawn_aside
 from noderuntime.host.threads import in_pool
 from noderuntime.host.watch import Renames
 
@@ -93,14 +93,15 @@ class Conmon:
         """Start conmon and return its answer."""
         sync_r, sync_w = nonblocking_pipe(ours=0)
         # TMPDIR: conmon binds the console socket there; a full path could pass sun_path's 107.
-        env = {**ENVIRONMENT, "_OCI_SYNCPIPE": str(sync_w), "TMPDIR": "."}
+        env = {**ENVIRONMENT, "_OCI_SYNCPIPE": "3", "TMPDIR": "."}
         argv = self._arguments(runtime, request, has_log=has_log)
         try:
             try:
                 lock = take_lock(request.bundle)
                 try:
-                    streams = Streams(pass_fds=(sync_w, lock))
-                    child = spawn(argv, streams, env=env, cwd=request.bundle)
+                    with null() as nothing:
+                        descriptors = (nothing, nothing, nothing, sync_w, lock)
+                        child = await spawn_aside(argv, descriptors, env=env, cwd=request.bundle)
                 finally:
                     os.close(lock)
             finally:
@@ -127,7 +128,7 @@ class Conmon:
             "--api-version=1",
             f"--cid={request.container_id}",
             f"--cuuid={request.container_id}",
-            f"--runtime={runtime.binary}",
+            f"--runtime={runtime.program}",
             *(f"--runtime-arg={argument}" for argument in runtime.global_arguments()),
             f"--bundle={request.bundle}",
             f"--container-pidfile={request.bundle / 'container.pid'}",

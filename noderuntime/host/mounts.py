@@ -224,6 +224,8 @@ def _leave_out(pid: int, folders: Sequence[Path]) -> None:
 def _unmount(target: Path) -> None:
     # Only the parent is resolved: the last component may be a link that a container left here.
     where = target.parent.resolve() / target.name
+    if not os.path.lexists(where):
+        return  # with a folder that goes, the kernel takes off what was mounted at and below it
     found = mountinfo.mounts_at(where)
     for entry in found:
         if entry.shared:  # or the node would lose what is mounted below a volume that is its peer

@@ -57,7 +57,6 @@ class Namespaces(Protocol):
 
     async def remove(self, directory: Path) -> None:
         """Unpin and remove whatever of net, ipc, uts, pid and user is in ``directory``."""
-        ...
 
     async def pin_pid(self, pid: int, member_of: str, target: Path) -> None:
         """Pin the PID namespace of a running process on the file ``target``.
@@ -93,7 +92,6 @@ class Inits(Protocol):
 
     async def remove(self, runtime: OciRuntime, sandbox_id: str, directory: Path) -> None:
         """Kill it, forget it, remove its bundle. Its cgroup is left to ``Cgroups.remove``."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +156,6 @@ class Mounts(Protocol):
 
     async def unmount(self, target: Path) -> None:
         """Unmount all at and below ``target`` (lazily where busy); nothing mounted is success."""
-        ...
 
 
 class CgroupDriver(StrEnum):
@@ -225,6 +222,10 @@ class Cgroups(Protocol):
         """Read everything of the container's cgroup; raises NotFoundError when it is gone."""
         ...
 
+    async def oom_kills(self, oci_path: str) -> int:
+        """How many processes the kernel killed for want of memory; 0 when the cgroup is gone."""
+        ...
+
     async def pod_metrics(self, parent: str) -> CgroupMetrics:
         """Read everything of the kubelet's Pod cgroup; raises NotFoundError when it is gone."""
         ...
@@ -251,6 +252,11 @@ class OciRuntime(Protocol):
         ...
 
     @property
+    def program(self) -> Path:
+        """What is started: the program, or a mount of it under the same name."""
+        ...
+
+    @property
     def root(self) -> Path:
         """Its ``--root``, below run_dir."""
         ...
@@ -261,15 +267,15 @@ class OciRuntime(Protocol):
 
     async def start(self, container_id: str) -> None:
         """``start``: the created container's process runs."""
-        ...
 
     async def kill(self, container_id: str, signal: int) -> None:
         """``kill``; a container that has no process is success."""
-        ...
 
     async def delete(self, container_id: str) -> None:
         """``delete --force``; an unknown container is success."""
-        ...
+
+    async def forget(self, container_id: str, bundle: Path) -> None:
+        """``delete`` of one whose first process was collected, which may be cheaper."""
 
     async def state(self, container_id: str) -> str | None:
         """Return created, running or stopped; None for an unknown container."""
@@ -277,7 +283,6 @@ class OciRuntime(Protocol):
 
     async def update(self, container_id: str, resources: Resources) -> None:
         """``update``: new limits for a running container."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

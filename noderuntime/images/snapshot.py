@@ -1,9 +1,12 @@
 """The writable layer of each container: ``snapshots/ID/{upper,work,lowers.json}``.
 
-``lowers.json`` (the chains of the image's layers) is written last and durably; while it is there the
-layers stay, also when their image is removed. A folder without it was cut off, or is damaged: which
-of the two, only the engine can tell, who knows whether there is such a container. So it stays, and
-with it every layer, until the engine lets it go.
+``lowers.json`` (the chains of the image's layers) is written last; while it is there the layers stay,
+also when their image is removed. A folder without it was cut off, or is damaged: which of the two,
+only the engine can tell, who knows whether there is such a container. So it stays, and with it
+every layer, until the engine lets it go.
+Nothing here is fsynced, as nothing here outlives the container: after a power loss none runs, none
+is started again, and what is lost then are the files of one that has ended (its overlay is volatile
+too).
 """
 
 from __future__ import annotations
@@ -19,7 +22,6 @@ from pathlib import Path
 from typing import Final, cast
 
 from noderuntime.errors import InvalidArgumentError
-from noderuntime.host import durable
 from noderuntime.images.content import PRIVATE
 from noderuntime.images.layers import remove_tree
 from noderuntime.images.reference import is_digest
@@ -27,6 +29,7 @@ from noderuntime.telemetry import metrics
 
 MAX_ID: Final = 128
 _LOWERS: Final = "lowers.json"
+PRIVATE_FILE: Final = 0o600
 
 _log = logging.getLogger(__name__)
 
@@ -99,8 +102,9 @@ class Snapshots:
         found = top.stat()
         os.chown(upper, found.st_uid, found.st_gid)
         upper.chmod(stat.S_IMODE(found.st_mode))
-        durable.write(folder / _LOWERS, json.dumps(list(chains)).encode())
-        durable.sync_directory(self._root)
+        lowers = folder / _LOWERS
+        lowers.touch(mode=PRIVATE_FILE)
+        lowers.write_bytes(json.dumps(list(chains)).encode())
 
     def drop(self, container_id: str) -> None:
         """Remove it; nothing there is success."""

@@ -13,7 +13,7 @@ from posixpath import normpath
 
 from noderuntime.policy.denial import Denial, listed, printable
 from noderuntime.policy.facts import ContainerFacts
-from noderuntime.policy.mounts import is_below
+from noderuntime.policy.mounts import covering
 
 _EVERYTHING = "rwm"
 
@@ -28,7 +28,7 @@ def are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
             continue
         path = _clean(facts.host.real_paths.get(device.host_path, device.host_path))
         shown = path if path == device.host_path else f"{path} (behind {device.host_path})"
-        above = [rule for rule in rules.devices if is_below(path, rule.path)]
+        above = covering(path, rules.devices)
         if not above:
             paths = tuple(rule.path for rule in rules.devices)
             yield facts.deny(

@@ -78,6 +78,8 @@ class World:
     controllers: set[str] = field(default_factory=lambda: {"cpu", "memory", "hugetlb"})
     oom_kills: int = 0
     updates: list[Resources] = field(default_factory=list[Resources])
+    execs: list[ExecRequest] = field(default_factory=list[ExecRequest])
+    tmpfs: dict[str, int] = field(default_factory=dict[str, int])  # target -> bytes
 
     def call(self, name: str) -> None:
         """Record a call, and fail it where a test says so."""
@@ -180,6 +182,7 @@ class FakeMounts:
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         self._world.call("mounts.tmpfs")
+        self._world.tmpfs[str(target)] = size_bytes
         self._world.mount(target)
 
     async def overlay(
@@ -263,6 +266,9 @@ class FakeCgroups:
             raise NotFoundError(f"cgroup {oci_path} is not there")
         return CgroupMetrics(id=oci_path, threads=1, oom_kills=self._world.oom_kills)
 
+    async def oom_kills(self, oci_path: str) -> int:
+        return self._world.oom_kills if oci_path in self._world.cgroups else 0
+
     async def pod_metrics(self, parent: str) -> CgroupMetrics:
         return CgroupMetrics(id=parent, threads=2)
 
@@ -283,6 +289,10 @@ class FakeRuntime:
         return self._binary
 
     @property
+    def program(self) -> Path:
+        return self._binary
+
+    @property
     def root(self) -> Path:
         return self._world.root / "run" / "oci"
 
@@ -300,6 +310,9 @@ class FakeRuntime:
         is_ignored = signal in self._world.ignored_signals
         if container_id in self._world.processes and not is_ignored:
             self._world.end(container_id, 128 + signal)
+
+    async def forget(self, container_id: str, bundle: Path) -> None:
+        await self.delete(container_id)
 
     async def delete(self, container_id: str) -> None:
         self._world.call("runtime.delete")
@@ -379,6 +392,7 @@ class FakeExec:
 
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
         self._world.call("exec.sync")
+        self._world.execs.append(request)
         args = request.process["args"]
         return ExecResult(stdout=repr(args).encode(), stderr=b"", exit_code=0)
 

@@ -247,6 +247,9 @@ class FakeCgroups:
         reading = await self.stats(oci_path)
         return CgroupMetrics(id=oci_path, threads=reading.pids)
 
+    async def oom_kills(self, oci_path: str) -> int:
+        return (await self.metrics(oci_path)).oom_kills
+
     async def pod_metrics(self, parent: str) -> CgroupMetrics:
         reading = await self.pod_stats(parent)
         return CgroupMetrics(id=parent, threads=reading.pids)
@@ -275,6 +278,10 @@ class FakeOciRuntime:
         return self._binary
 
     @property
+    def program(self) -> Path:
+        return self._binary
+
+    @property
     def root(self) -> Path:
         return self._root
 
@@ -294,6 +301,9 @@ class FakeOciRuntime:
             return
         if signal == SIGKILL or signal not in self._node.ignores[container_id]:
             self._node.end(container_id, 128 + signal)
+
+    async def forget(self, container_id: str, bundle: Path) -> None:
+        await self.delete(container_id)
 
     async def delete(self, container_id: str) -> None:
         await self._node.at("runtime.delete", container_id)

@@ -214,10 +214,9 @@ def test_a_device_that_is_granted_is_let_through_by_the_cgroup_with_what_was_gra
 )
 def test_cdi_devices_are_judged_by_their_name(name: str, passes: bool) -> None:
     own = rules({"devices": {"cdi": ["vendor.com/gpu=*", "vendor.com/nic=0"]}})
-    asks = container(cdi_devices=(name,))
-    facts = ContainerFacts(rules=own, sandbox=sandbox(), container=asks, image=image())
-    denials = [denial.value for denial in cdi_devices_are_allowed(facts)]
-    assert denials == ([] if passes else [name])
+    asking = container(cdi_devices=(name,))
+    facts = ContainerFacts(rules=own, sandbox=sandbox(), container=asking, image=image())
+    assert [denial.value for denial in cdi_devices_are_allowed(facts)] == ([] if passes else [name])
 
 
 def test_limits_of_processes_are_the_profiles() -> None:
