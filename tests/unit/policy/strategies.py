@@ -292,14 +292,15 @@ def tightened(draw: st.DrawFn, profile: Document, bound: Document) -> tuple[Docu
 
 
 def _fewer_resources(old: Document, draw: st.DrawFn) -> Document:
-    pages = {"None": [None, {}, {"2Mi": "4Mi"}], "{}": [{}], "4": [{}, {"2Mi": "4Mi"}]}
     found = old["hugepages"]
-    key = "None" if found is None else "{}" if not found else "4"
+    fewer: list[Document | None] = [found, {}]
+    if found is None or found:
+        fewer.append({"2Mi": "4Mi"})
     return {
         "pids": draw(st.integers(1, old["pids"] or 100)),
         "cpu": _lower(old["cpu"], CPU, draw),
         "memory": _lower(old["memory"], MEMORY, draw),
-        "hugepages": draw(st.sampled_from([*pages[key], found])),
+        "hugepages": draw(st.sampled_from(fewer)),
         "shm": _lower(old["shm"], MEMORY, draw),
     }
 

@@ -95,7 +95,7 @@ def whole_spec() -> dict[str, Any]:
         "resources": {"pids": 64, "cpu": {"max": "1"}, "memory": {"default": "64Mi"}},
     }
     device = DeviceNode(path="/dev/fuse", kind="c", major=10, minor=229, access="rw")
-    built = build(granted(rules(profile), container()), _with(devices=(device,)))
+    built: dict[str, Any] = build(granted(rules(profile), container()), _with(devices=(device,)))
     linux: dict[str, Any] = built["linux"]
     return {**built, "linux": {key: linux[key] for key in linux if key != "seccomp"}}
 
