@@ -296,7 +296,7 @@ def test_kubectl_knows_short_names_and_the_category(server: ApiServer) -> None:
 
 
 def test_the_api_server_fills_in_nothing_that_a_profile_would_inherit(server: ApiServer) -> None:
-    spec: dict[str, object] = {"seccomp": {}, "runAs": {}, "resources": {"cpu": {}}}
+    spec: Json = {"seccomp": {}, "runAs": {}, "resources": {"cpu": {}}}
     answer = server.create(f"{GROUP}/securityprofiles", profile(spec, name="heir"), dry_run=True)
     assert answer.error == ""
     assert answer.body["spec"] == {**spec, "mode": "Enforce"}

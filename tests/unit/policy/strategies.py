@@ -292,18 +292,15 @@ def tightened(draw: st.DrawFn, profile: Document, bound: Document) -> tuple[Docu
 
 
 def _fewer_resources(old: Document, draw: st.DrawFn) -> Document:
-    pages: dict[str, list[Document | None]] = {
-        "None": [None, {}, {"2Mi": "4Mi"}],
-        "{}": [{}],
-        "4": [{}, {"2Mi": "4Mi"}],
-    }
     found = old["hugepages"]
-    key = "None" if found is None else "{}" if not found else "4"
+    fewer: list[Document | None] = [found, {}]
+    if found is None or found:
+        fewer.append({"2Mi": "4Mi"})
     return {
         "pids": draw(st.integers(1, old["pids"] or 100)),
         "cpu": _lower(old["cpu"], CPU, draw),
         "memory": _lower(old["memory"], MEMORY, draw),
-        "hugepages": draw(st.sampled_from([*pages[key], found])),
+        "hugepages": draw(st.sampled_from(fewer)),
         "shm": _lower(old["shm"], MEMORY, draw),
     }
 
@@ -311,9 +308,7 @@ def _fewer_resources(old: Document, draw: st.DrawFn) -> Document:
 def _lower(bound: Document, amounts: tuple[str, ...], draw: st.DrawFn) -> Document:
     old = bound.get("max")
     lower = amounts[: amounts.index(old) + 1] if old else amounts
-    choices: list[Document] = [bound]
-    choices.extend({"max": amount} for amount in lower)
-    return draw(st.sampled_from(choices))
+    return draw(st.sampled_from([bound, *({"max": amount} for amount in lower)]))
 
 
 @st.composite
