@@ -89,6 +89,7 @@ class FakeMounts:
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         await self._world.call("mounts.tmpfs")
+        self._world.tmpfs[str(target)] = size_bytes
         self._world.mount(target)
 
     async def overlay(
@@ -113,6 +114,14 @@ class FakeMounts:
         self._world.mounts.update(map(str, (target, *again)))
         return again
 
+    async def set_bindable(self, targets: Sequence[Path], *, bindable: bool) -> None:
+        await self._world.call("mounts.set_bindable")
+        self._world.sealed = set() if bindable else set(map(str, targets))
+
+    async def leave_out(self, pid: int, folders: Sequence[Path]) -> None:
+        await self._world.call("mounts.leave_out")
+        self._world.left_out[pid] = tuple(map(str, folders))
+
     async def unmount(self, target: Path) -> None:
         await self._world.call("mounts.unmount")
         self._world.mounts = {m for m in self._world.mounts if not Path(m).is_relative_to(target)}
@@ -132,6 +141,19 @@ class FakeCgroups:
 
     def has_controller(self, name: str) -> bool:
         return name in self._world.controllers
+
+    def can_limit_swap(self) -> bool:
+        return self._world.counts_swap
+
+    def has_swap(self) -> bool:
+        return self._world.has_swap
+
+    async def set_oom_score(self, oci_path: str, before: int, score: int) -> None:
+        await self._world.call("cgroups.set_oom_score")
+        self._world.oom_scores[oci_path] = (before, score)
+
+    async def oom_kills(self, oci_path: str) -> int:
+        return self._world.oom_kills if oci_path in self._world.cgroups else 0
 
     async def lift_cpu_quota(self, oci_path: str) -> None:
         await self._world.call("cgroups.lift_cpu_quota")

@@ -37,6 +37,10 @@ class FakeRuntime:
         return self._binary
 
     @property
+    def program(self) -> Path:
+        return self._binary
+
+    @property
     def root(self) -> Path:
         return self._world.root / "run" / "oci"
 
@@ -61,6 +65,9 @@ class FakeRuntime:
         if self._world.processes.get(container_id) in ALIVE:
             self._world.end(container_id, 128 + SIGKILL)
         self._world.processes.pop(container_id, None)
+
+    async def forget(self, container_id: str, bundle: Path) -> None:
+        await self.delete(container_id)
 
     async def state(self, container_id: str) -> str | None:
         return self._world.processes.get(container_id)
@@ -125,6 +132,13 @@ class FakeMonitor:
     async def exit_of(self, container_id: str) -> Exit | None:
         return self._world.exits.get(container_id)
 
+    async def lost_exit_of(self, container_id: str) -> Exit | None:
+        return self._world.lost_exits.get(container_id)
+
+    async def end_log(self, container_id: str, sentence: str) -> None:
+        await self._world.call("monitor.end_log")
+        assert container_id, sentence
+
     def exits(self) -> AsyncIterator[str]:
         queue: asyncio.Queue[str] = asyncio.Queue()
         self._world.ended.append(queue)
@@ -184,6 +198,7 @@ class FakeExec:
 
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
         await self._world.call("exec.sync")
+        self._world.execs.append(request)
         output = self._output(request)
         if output == b"('hang',)":
             raise DeadlineExceededError(f"command did not finish within {timeout_s:g} s")

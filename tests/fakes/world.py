@@ -11,7 +11,7 @@ import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from noderuntime.host.ports import Exit
+from noderuntime.host.ports import ExecRequest, Exit
 from noderuntime.policy.model import Resources
 from tests.fakes.images import FakeImages
 
@@ -41,6 +41,14 @@ class World:
     is_unified: bool = True
     controllers: set[str] = field(default_factory=lambda: {"cpu", "memory", "hugetlb"})
     oom_kills: int = 0
+    sealed: set[str] = field(default_factory=set[str])
+    left_out: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
+    counts_swap: bool = True
+    has_swap: bool = True
+    oom_scores: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    lost_exits: dict[str, Exit] = field(default_factory=dict[str, Exit])  # what the kernel knows
+    execs: list[ExecRequest] = field(default_factory=list[ExecRequest])
+    tmpfs: dict[str, int] = field(default_factory=dict[str, int])  # target -> bytes
     updates: list[Resources] = field(default_factory=list[Resources])
     images: FakeImages = field(init=False)
 
