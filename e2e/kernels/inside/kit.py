@@ -71,12 +71,13 @@ class Cri(Client):
         super().__init__(Path("/run/noderuntime/noderuntime.sock"))
         self.image: Final = image
         self._made = 0
+        self._slices: list[str] = []
 
-    async def driver(self) -> pb.CgroupDriver:
+    async def uses_systemd(self) -> bool:
         answer = await self._call(
             "RuntimeConfig", pb.RuntimeConfigRequest(), pb.RuntimeConfigResponse
         )
-        return answer.linux.cgroup_driver
+        return answer.linux.cgroup_driver == pb.SYSTEMD
 
     async def run(
         self, handler: str, script: str, resources: pb.LinuxContainerResources | None = None
@@ -85,7 +86,10 @@ class Cri(Client):
         self._made += 1
         uid = f"uid{self._made}"
         qos = "kubepods.slice/kubepods-burstable.slice"
-        below = f"{qos}/kubepods-burstable-pod{uid}.slice"
+        name = f"kubepods-burstable-pod{uid}.slice"
+        below = f"{qos}/{name}"
+        systemctl("start", name)  # the kubelet's: it lives as long as the Pod
+        self._slices.append(name)
         namespaces = pb.NamespaceOption(network=pb.POD, pid=pb.CONTAINER, ipc=pb.POD)
         sandbox_config = pb.PodSandboxConfig(
             metadata=pb.PodSandboxMetadata(name=uid, uid=uid, namespace="guest"),
@@ -191,6 +195,9 @@ class Cri(Client):
                 pb.RemovePodSandboxRequest(pod_sandbox_id=item.id),
                 pb.RemovePodSandboxResponse,
             )
+        if self._slices:
+            systemctl("stop", *self._slices)
+            self._slices.clear()
 
 
 @contextmanager

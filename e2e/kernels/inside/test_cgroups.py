@@ -51,11 +51,11 @@ async def cri(image: str) -> AsyncIterator[Cri]:
     await client.remove_all()
     await client.close()
     assert run("systemctl", "list-units", "--plain", "--no-legend", "--all", "cri-*") == ""
-    assert [path for path in ROOT.rglob("cri-noderuntime-*")] == []
+    assert list(ROOT.rglob("cri-noderuntime-*")) == []
 
 
 async def test_the_driver_is_systemd(cri: Cri) -> None:
-    assert await cri.driver() == pb.SYSTEMD
+    assert await cri.uses_systemd()
 
 
 @handlers
@@ -66,6 +66,8 @@ async def test_limits_hold_where_systemd_leaves_them(cri: Cri, handler: str) -> 
     assert inside[0] == str(64 * MIB)
     systemctl("daemon-reload")
     assert read(pod.limited, WANTED) == WANTED
+    # What nobody limits is not limited by systemd's defaults.
+    assert (pod.scope / "pids.max").read_text() == "max\n"
     pids = {path.parent for path in pod.scope.rglob("cgroup.procs") if path.read_text()}
     assert pids == {pod.limited}
 
@@ -92,21 +94,19 @@ async def test_limits_change_in_place(cri: Cri, handler: str) -> None:
 
 
 @handlers
-async def test_a_container_that_takes_too_much_memory_is_oom_killed(
-    cri: Cri, handler: str
-) -> None:
+async def test_a_container_that_takes_too_much_memory_is_oom_killed(cri: Cri, handler: str) -> None:
     pod = await cri.run(handler, "exec dd if=/dev/zero of=/dev/null bs=256M", LIMITS)
     status = await cri.exited(pod)
     assert (status.reason, status.exit_code) == ("OOMKilled", 137)
 
 
 @handlers
-async def test_a_child_that_takes_too_much_memory_is_told_when_the_container_ends(
+async def test_a_child_that_takes_too_much_memory_is_told_with_its_code(
     cri: Cri, handler: str
 ) -> None:
-    pod = await cri.run(handler, "dd if=/dev/zero of=/dev/null bs=256M; exit 3", LIMITS)
+    pod = await cri.run(handler, "dd if=/dev/zero of=/dev/null bs=256M; exit $?", LIMITS)
     status = await cri.exited(pod)
-    assert (status.reason, status.exit_code) == ("OOMKilled", 3)
+    assert (status.reason, status.exit_code) == ("OOMKilled", 137)
 
 
 @handlers
@@ -127,14 +127,12 @@ async def test_no_more_processes_than_allowed(cri: Cri, handler: str) -> None:
     pod = await cri.run(handler, f"({script}); {LOOP}", resources)
     wait_for(lambda: "max 0" not in (pod.limited / "pids.events").read_text())
     assert int((pod.limited / "pids.current").read_text()) <= 5
-    assert (await cri.container_stats(pod)).linux is not None
 
 
 @handlers
 async def test_stats_are_of_the_container_and_of_its_pod(cri: Cri, handler: str) -> None:
     script = "dd if=/dev/zero of=/tmp/f bs=1M count=4; while :; do :; done"
     pod = await cri.run(handler, script, LIMITS)
-    (pod.limited / "cpu.stat").read_text()
     wait_for(lambda: _throttled(pod) > 0)
     stats = await cri.container_stats(pod)
     assert stats.cpu.usage_core_nano_seconds.value > 0
@@ -148,10 +146,12 @@ async def test_stats_are_of_the_container_and_of_its_pod(cri: Cri, handler: str)
 @handlers
 async def test_a_restart_of_the_service_leaves_pods_alone(cri: Cri, handler: str) -> None:
     pod = await cri.run(handler, LOOP, LIMITS)
-    processes = (pod.limited / "cgroup.procs").read_text()
+    first = (pod.limited / "cgroup.procs").read_text().split()[0]
     main = int(systemctl("show", "--property=MainPID", "--value", UNIT))
     os.kill(main, signal.SIGKILL)
-    wait_for(lambda: systemctl("show", "--property=MainPID", "--value", UNIT) not in {"0", str(main)})
+    wait_for(
+        lambda: systemctl("show", "--property=MainPID", "--value", UNIT) not in {"0", str(main)}
+    )
     await cri.close()
     await cri.wait_ready(20)
     assert (await cri.status(pod)).state == pb.CONTAINER_RUNNING
@@ -159,7 +159,7 @@ async def test_a_restart_of_the_service_leaves_pods_alone(cri: Cri, handler: str
     await cri.close()
     await cri.wait_ready(20)
     assert (await cri.status(pod)).state == pb.CONTAINER_RUNNING
-    assert (pod.limited / "cgroup.procs").read_text() == processes
+    assert (pod.limited / "cgroup.procs").read_text().split()[0] == first
     assert read(pod.limited, WANTED) == WANTED
 
 
