@@ -216,7 +216,7 @@ def test_systemd_sets_no_limit_of_tasks_that_nobody_asked_for(
 ) -> None:
     grant = granted(rules({}, resources=bounds), container())
     grant = replace(grant, resources=replace(grant.resources, unified=unified))
-    spec = build(grant, replace(LAYOUT, cgroups_path=path))
+    spec: dict[str, Any] = build(grant, replace(LAYOUT, cgroups_path=path))
     assert ("org.systemd.property.TasksMax" in spec.get("annotations", {})) is is_told
 
 
