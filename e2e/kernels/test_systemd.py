@@ -26,5 +26,5 @@ def test_user_namespaces_with_mapped_mounts_work(guest: Guest) -> None:
 
 @pytest.mark.timeout(LIMIT_S)
 def test_limits_and_metrics_of_the_engine_are_right_on_v2(guest: Guest) -> None:
-    words = "in_place or metrics or rotated"
+    words = "limits_change or quota_can_be or metrics or rotated"
     run_inside(guest, "tests/root/test_engine_resources.py", "-k", words, limit_s=LIMIT_S)
