@@ -158,6 +158,9 @@ class FakeCgroups:
     async def lift_cpu_quota(self, oci_path: str) -> None:
         await self._world.call("cgroups.lift_cpu_quota")
 
+    async def count_oom_kills(self, oci_path: str) -> None:
+        pass
+
     def oci_path(self, parent: str, container_id: str) -> str:
         return f"{parent or '/fake'}/{container_id}"
 
