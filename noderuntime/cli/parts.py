@@ -18,8 +18,10 @@ from noderuntime.host.netns import KernelNamespaces
 from noderuntime.host.oci_runtime import OciCli
 from noderuntime.host.portforward import NetnsPortForward
 from noderuntime.host.ports import CgroupDriver
+from noderuntime.host.seccomp import compiler
 from noderuntime.images.store import ImageStore
 from noderuntime.network.cni import CniNetwork
+from noderuntime.policy.seccomp import IN_LIBSECCOMP
 
 if TYPE_CHECKING:
     from noderuntime.api.config import Config
@@ -48,6 +50,7 @@ def parts_of(config: Config) -> Parts:
         # Attachments outlive a reboot, as the addresses that plugins hand out do.
         network=CniNetwork(config.cni.conf_dir, config.cni.bin_dirs, config.state_dir / "network"),
         images=ImageStore(config.state_dir, config.images.hosts_dir),
+        seccomp=compiler(IN_LIBSECCOMP),
     )
 
 

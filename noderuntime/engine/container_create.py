@@ -178,7 +178,8 @@ async def _write_spec(work: ContainerWork) -> None:
     layout = replace(layout_of(node, sandbox, record, sources), devices=devices)
     volumes = await mapped_volumes(work, layout.mounts, grant.recursive_readonly)
     layout = replace(layout, mounts=volumes)
-    document = spec.build(grant, layout)
+    built = spec.build(grant, layout)
+    document = await node.filters.seal(built, Path(record.oci_runtime), node.disk)
     target = node.paths.spec(record.id)
     await node.disk.run(write_private, target, json.dumps(document).encode())
     work.record = replace(

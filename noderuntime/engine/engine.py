@@ -15,6 +15,7 @@ from noderuntime.engine.container_start import start_container
 from noderuntime.engine.container_stop import stop_container
 from noderuntime.engine.disk import Disk
 from noderuntime.engine.events import Feed, Subscription
+from noderuntime.engine.filters import Filters
 from noderuntime.engine.handlers import HandlerTable
 from noderuntime.engine.jobs import Jobs
 from noderuntime.engine.journal import Journal
@@ -89,6 +90,7 @@ class Engine:
             journal=Journal(config.state_dir / "intents", disk),
             jobs=Jobs(),
             handlers=HandlerTable(config),
+            filters=Filters(parts.seccomp),
             faults=faults,
         )
         self._events = Feed(self._node.store, self._node.now_ns)

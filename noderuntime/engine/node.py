@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 if TYPE_CHECKING:
     from noderuntime.api.config import Config
     from noderuntime.engine.disk import Disk
+    from noderuntime.engine.filters import Filters
     from noderuntime.engine.handlers import HandlerTable
     from noderuntime.engine.jobs import Jobs
     from noderuntime.engine.journal import Journal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         OciRuntime,
         PortForward,
     )
+    from noderuntime.host.seccomp import SeccompCompiler
     from noderuntime.images.ports import Images
     from noderuntime.network.ports import Network
 
@@ -50,6 +52,7 @@ class Parts:
     port_forward: PortForward
     network: Network
     images: Images
+    seccomp: SeccompCompiler
 
 
 class Paths:
@@ -162,6 +165,7 @@ class Node:
     journal: Journal
     jobs: Jobs
     handlers: HandlerTable
+    filters: Filters
     faults: Faults | None = None
     locks: Locks = field(default_factory=Locks)
     endings: Endings = field(default_factory=Endings)

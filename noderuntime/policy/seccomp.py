@@ -20,8 +20,8 @@ fails with EPERM.
   getdents64, openat and what Go's threads use. crun needs execve alone.
 - A call often has siblings (mkdir and mkdirat, open, openat and openat2, fork, vfork and clone):
   a deny of one leaves the others, so name all.
-- What a newer kernel has and libseccomp does not know cannot be in a filter, and so is refused by
-  it.
+- What a newer kernel has and the node's libseccomp does not know cannot be in a filter, and so is
+  refused by it: ``without`` takes it out, and the node's status tells it.
 - mode Audit: whatever would fail is done, and logged by the kernel (SCMP_ACT_LOG).
 
 Source: OCI runtime-spec config-linux.md "seccomp"; seccomp(2); names of libseccomp 2.5.4.
@@ -29,11 +29,11 @@ Source: OCI runtime-spec config-linux.md "seccomp"; seccomp(2); names of libsecc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -92,7 +92,7 @@ def _read(name: str) -> str:
 
 GROUPS: Final = _Default.model_validate_json(_read("seccomp_default.json")).groups
 _NAMES: Final = _Names.model_validate_json(_read("syscalls.json"))
-# In a filter only what libseccomp 2.5.4 knows; in a profile also what newer kernels have.
+# What libseccomp 2.5.4 knows, the oldest that is supported; in a profile also what newer kernels have.
 IN_LIBSECCOMP: Final = _NAMES.libseccomp
 KNOWN: Final = _NAMES.libseccomp | _NAMES.newer
 
@@ -112,6 +112,19 @@ def filter_of(rules: SeccompRules, capabilities: frozenset[str], machine: str) -
         result["architectures"] = list(ARCHITECTURES[machine])
     result["syscalls"] = [_as_oci(rule) for rule in _rules(rules, capabilities)]
     return result
+
+
+def names_of(document: Mapping[str, object]) -> frozenset[str]:
+    """Return the system calls that a filter names."""
+    rules = cast("Sequence[Mapping[str, Any]]", document.get("syscalls") or ())
+    return frozenset(name for rule in rules for name in rule["names"])
+
+
+def without(document: Mapping[str, object], unknown: frozenset[str]) -> dict[str, object]:
+    """Return the filter without these names; they get its default action."""
+    rules = cast("Sequence[Mapping[str, Any]]", document.get("syscalls") or ())
+    kept = [{**rule, "names": [n for n in rule["names"] if n not in unknown]} for rule in rules]
+    return {**document, "syscalls": [rule for rule in kept if rule["names"]]}
 
 
 @lru_cache(maxsize=256)
@@ -136,7 +149,7 @@ def _free_names(rules: SeccompRules, capabilities: frozenset[str]) -> frozenset[
     )
     kept = rules.allow - (conditional - default)
     names = kept if rules.deny_all else default | rules.allow
-    return (names - rules.deny) & IN_LIBSECCOMP
+    return names - rules.deny
 
 
 def _conditional(

@@ -34,6 +34,7 @@ from noderuntime.host.ports import (
     Owners,
 )
 from noderuntime.host.readings import CgroupMetrics
+from noderuntime.host.seccomp import OnlyTable
 from noderuntime.images.ports import Credentials, FsUsage, Image, Snapshot
 from noderuntime.network.ports import Attachment
 from noderuntime.policy.model import (
@@ -44,6 +45,7 @@ from noderuntime.policy.model import (
     Resources,
     SandboxConfig,
 )
+from noderuntime.policy.seccomp import IN_LIBSECCOMP
 
 IMAGE_ID = "sha256:" + "ab" * 32
 
@@ -482,6 +484,7 @@ def new_engine(world: World, *, faults: Faults | None = None, boot_id: str = "bo
         port_forward=FakePortForward(),
         network=FakeNetwork(world),
         images=FakeImages(world),
+        seccomp=OnlyTable(IN_LIBSECCOMP),
     )
     return Engine(parts, faults=faults, boot_id=boot_id)
 
