@@ -12,12 +12,11 @@ from posixpath import normpath
 from noderuntime.api.noderuntime import ResourceAmounts
 from noderuntime.api.quantity import milli_cpu, size_bytes
 from noderuntime.api.revision import RevisionHandler
-from noderuntime.api.seccomp import SeccompRule
 from noderuntime.api.securityprofile import HostPath, SecurityProfileSpec
 from noderuntime.errors import ConfigError
-from noderuntime.policy import capabilities, registries, seccomp, sysctls
+from noderuntime.policy import capabilities, registries, seccomp_rules, sysctls
 from noderuntime.policy.denial import printable
-from noderuntime.policy.rules import Bounds, HandlerRules, HostPathRule, SeccompRules
+from noderuntime.policy.rules import Bounds, HandlerRules, HostPathRule
 
 
 def rules_of(handler: RevisionHandler, revision: str) -> HandlerRules:
@@ -44,12 +43,7 @@ def _compile(handler: RevisionHandler, revision: str) -> HandlerRules:
         readonly_root=spec.root_filesystem == "ReadOnly",
         default_capabilities=_capabilities(spec.capabilities.default, "capabilities.default"),
         allowed_capabilities=_capabilities(spec.capabilities.allow, "capabilities.allow"),
-        seccomp=SeccompRules(
-            deny_all=spec.seccomp.base == "DenyAll",
-            allow=_syscalls(spec.seccomp.allow, "seccomp.allow"),
-            deny=_syscalls(spec.seccomp.deny, "seccomp.deny"),
-            audit=spec.mode == "Audit",
-        ),
+        seccomp=seccomp_rules.compiled(spec.seccomp, audit=spec.mode == "Audit"),
         sysctls=frozenset(map(sysctls.normalise, spec.sysctls.allow)),
         host_paths=tuple(sorted(map(_host_path, spec.host_paths))),
         registries=tuple(sorted(map(registries.prefix_of, handler.allowed_registries))),
@@ -72,14 +66,6 @@ def _capabilities(names: tuple[str, ...], field: str) -> frozenset[str]:
     if unknown:
         raise ValueError(f"{field}: {_shown(unknown)} is not a Linux capability")
     return capabilities.KNOWN if capabilities.ALL in result else result
-
-
-def _syscalls(rules: tuple[SeccompRule, ...], field: str) -> frozenset[str]:
-    result = frozenset(name for rule in rules for name in rule.names)
-    unknown = result - seccomp.KNOWN
-    if unknown:
-        raise ValueError(f"{field}: {_shown(unknown)} is not a system call")
-    return result
 
 
 def _host_path(rule: HostPath) -> HostPathRule:

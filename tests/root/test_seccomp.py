@@ -25,14 +25,14 @@ from noderuntime.engine.disk import Disk
 from noderuntime.engine.filters import Filters
 from noderuntime.host.seccomp import LibSeccomp
 from noderuntime.policy import spec
-from tests.root.test_policy_spec import granted, rules
+from tests.root.test_policy_spec import granted
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the machine code is x86-64's"),
 ]
-EPERM, ENOENT, EINVAL, ENOSYS, EXDEV = 1, 2, 22, 38, 18
+EPERM, EINVAL, ENOSYS, EAFNOSUPPORT = 1, 22, 38, 97
 SIGSYS: Final = 31
 _ENTRY: Final = {"X86_64": b"\x0f\x05", "X86": b"\xcd\x80", "X32": b"\x0f\x05"}
 _X32_BIT: Final = 0x40000000
@@ -207,13 +207,57 @@ def test_a_capability_brings_its_calls(box: Box) -> None:
 
 
 def test_what_only_audits_is_done(box: Box) -> None:
-    assert box.answers({"mode": "Audit"}, {"unshare": program("X86_64", 272, 0)}) == {
-        "unshare": (0, 0)
-    }
+    rules: list[object] = [{"names": ["getpid"], "action": "Kill"}]
+    profile: dict[str, object] = {"mode": "Audit", "seccomp": {"rules": rules}}
+    calls = {"unshare": program("X86_64", 272, 0), "getpid": program("X86_64", 39)}
+    assert box.answers(profile, calls) == {"unshare": (0, 0), "getpid": (0, 0)}
 
 
 def test_rules_of_a_profile_are_what_the_node_compiles(box: Box) -> None:
-    denied = {"seccomp": {"deny": [{"names": ["getpid"]}]}}
-    assert rules(denied).seccomp.deny == {"getpid"}
-    calls = {"getpid": program("X86_64", 39), "getpid32": program("X86", 20)}
-    assert box.answers(denied, calls) == {"getpid": (EPERM, EPERM), "getpid32": (EPERM, EPERM)}
+    family = {"index": 0, "op": "MASKED_EQ", "value": 2**32 - 1}
+    profile: dict[str, object] = {
+        "seccomp": {
+            "deny": [{"names": ["getpid"]}],
+            "rules": [
+                {"names": ["socket"], "action": "Allow", "args": [{**family, "valueTwo": 1}]},
+                {
+                    "names": ["socket"],
+                    "action": "Errno",
+                    "errno": 97,
+                    "args": [{**family, "valueTwo": 2}],
+                },
+                {"names": ["getppid"], "action": "Kill"},
+                {"names": ["getuid"], "action": "Trap"},
+                {"names": ["unshare"], "action": "Log"},
+            ],
+        }
+    }
+    answers = {
+        "getpid": (program("X86_64", 39), EPERM),
+        "getpid32": (program("X86", 20), EPERM),
+        "unix": (program("X86_64", 41, 1, 1), 0),
+        "unix32": (program("X86", 359, 1, 1), 0),
+        "inet": (program("X86_64", 41, 2, 1), EAFNOSUPPORT),
+        "inet32": (program("X86", 359, 2, 1), EAFNOSUPPORT),
+        "inethigh": (program("X86_64", 41, 1 << 32 | 2, 1), EAFNOSUPPORT),
+        "netlink": (program("X86_64", 41, 16, 3), EPERM),
+        # socketcall(SYS_SOCKET, ...): no filter sees the family, which is in memory.
+        "socketcall": (program("X86", 102, 1), ENOSYS),
+        "killed": (program("X86_64", 110), 128 + SIGSYS),
+        "trapped": (program("X86_64", 102), 128 + SIGSYS),
+        "logged": (program("X86_64", 272, 0), 0),
+    }
+    found = box.answers(profile, {name: elf for name, (elf, _) in answers.items()})
+    assert found == {name: (n, n) for name, (_, n) in answers.items()}
+
+
+def test_a_process_that_comes_by_an_entry_that_is_not_named_is_killed(box: Box) -> None:
+    profile: dict[str, object] = {"seccomp": {"architectures": ["X86_64"]}}
+    calls = {
+        "getpid": program("X86_64", 39),
+        "getpid32": program("X86", 20),
+        "getpidx32": program("X32", 39),
+    }
+    killed = (128 + SIGSYS, 128 + SIGSYS)
+    found = box.answers(profile, calls)
+    assert found == {"getpid": (0, 0), "getpid32": killed, "getpidx32": killed}

@@ -7,16 +7,44 @@ from typing import Any, Final
 
 import pytest
 
+from noderuntime.api.seccomp import Seccomp
 from noderuntime.errors import HostError, InvalidArgumentError
 from noderuntime.host.seccomp import LibSeccomp, OnlyTable, compiler
 from noderuntime.policy.rules import SeccompRules
 from noderuntime.policy.seccomp import filter_of, names_of, without
+from noderuntime.policy.seccomp_rules import compiled
 from tests.bpf import ALLOW, ERRNO, KILL, LOG, Call, Names, meant, run
 
 NONE: frozenset[str] = frozenset()
 ENTRIES: Final = ("X86_64", "X86", "X32")
 NUMBERS: Final = (*range(480), 511, 512, 547, 1000, 0x3FFFFFFF)
+_SECOND: Final = {"index": 1, "value": 0}
+_LOW: Final = {"op": "MASKED_EQ", "value": 2**32 - 1}
 FIRST_ARGUMENTS: Final = (0, 38, 0x10000, 0x1_0000_0026, 0x10000000, 0xFFFFFFFF, 2**64 - 1)
+
+
+def _rule(name: str, action: str, *args: dict[str, object], **more: object) -> dict[str, object]:
+    return {"names": [name], "action": action, "args": list(args), **more}
+
+
+# One of each operator, in rules that exclude each other.
+FAMILIES: Final[list[dict[str, object]]] = [
+    _rule("socket", "Errno", {"index": 0, "op": "EQ", "value": 38}, errno=97),
+    _rule("socket", "Log", {"index": 0, "op": "LT", "value": 38}),
+    _rule("socket", "Allow", {"index": 0, "op": "GT", "value": 38}, {**_SECOND, "op": "EQ"}),
+    _rule("socketpair", "Allow", {**_SECOND, "op": "NE"}),
+    _rule("bind", "Trap", {"index": 0, "op": "GE", "value": 38}),
+    _rule("bind", "Kill", {"index": 0, "op": "LE", "value": 0}),
+    _rule("connect", "Log"),
+]
+PERSONALITIES: Final[list[dict[str, object]]] = [
+    _rule("personality", "Allow", {"index": 0, **_LOW, "valueTwo": 38}),
+    _rule("personality", "Errno", {"index": 0, **_LOW, "valueTwo": 0}, errno=22),
+]
+
+
+def load(section: dict[str, Any]) -> SeccompRules:
+    return compiled(Seccomp.model_validate(section), audit=False)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +86,21 @@ def differences(library: LibSeccomp, names: Names, document: dict[str, Any]) -> 
             SeccompRules(deny_all=True, allow=frozenset(("read", "write", "clone"))),
             NONE,
             id="an allow list",
+        ),
+        pytest.param(
+            load({"rules": FAMILIES + PERSONALITIES, "deny": [{"names": ["shmget"]}]}),
+            NONE,
+            id="rules by arguments",
+        ),
+        pytest.param(
+            load({"base": "DenyAll", "allow": [{"names": ["socket", "bind"]}]}),
+            NONE,
+            id="a condition that socketcall does not keep",
+        ),
+        pytest.param(
+            load({"base": "DenyAll", "rules": FAMILIES, "architectures": ["X86_64", "X32"]}),
+            NONE,
+            id="rules alone, without int 0x80",
         ),
     ],
 )
