@@ -60,7 +60,15 @@ _CONDITIONS: Final = {
         ),
     ),
     "SecurityProfile": (("Ready", "the profile is valid; NodeRuntimes can refer to it"),),
-    "NodeRuntimeState": (("Ready", "the node serves the revision of the spec"),),
+    "NodeRuntimeState": (
+        ("Ready", "the node serves the revision of the spec"),
+        (
+            "SeccompComplete",
+            "the node's libseccomp knows every system call that the profiles name. A call that it does "
+            "not know cannot be in a filter, and is refused (under an artifact: gets its default "
+            "action): harmless where it is denied, missed where it is allowed",
+        ),
+    ),
 }
 _INTRODUCTION: Final = """\
 # {kind}

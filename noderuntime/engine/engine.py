@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ from noderuntime.engine.verbs import steps_of
 from noderuntime.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from noderuntime.api.config import Config
     from noderuntime.engine.state import ContainerId, ContainerRecord, SandboxId, SandboxRecord
@@ -71,6 +71,11 @@ class NodeStatus:
     revision_error: str  # why the declared revision is not served, "" when it is
     stale_containers: tuple[str, ...]  # "namespace/pod/container" that run under an older revision
     revision_handlers: tuple[str, ...] = ()  # of ``handlers``, those that the revision declares
+    # System calls that a handler's profile names and this node's libseccomp does not know.
+    unknown_syscalls: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict[str, tuple[str, ...]]
+    )
+    libseccomp: str = ""  # its version, "" where there is none
 
 
 class Engine:
@@ -266,7 +271,17 @@ class Engine:
             revision_error=handlers.error,
             stale_containers=self._stale(),
             revision_handlers=handlers.declared(),
+            unknown_syscalls=self._unknown_syscalls(),
+            libseccomp=self._node.filters.version,
         )
+
+    def _unknown_syscalls(self) -> Mapping[str, tuple[str, ...]]:
+        """Return what no filter can name, of the handlers of which that is true."""
+        found = {
+            name: self._node.filters.unknown(rules.seccomp.names)
+            for name, rules in self._node.handlers.rules().items()
+        }
+        return {name: unknown for name, unknown in found.items() if unknown}
 
     def _stale(self) -> tuple[str, ...]:
         """Return the running containers whose profile is not of the served revision."""

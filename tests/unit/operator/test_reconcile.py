@@ -107,6 +107,19 @@ def test_an_edit_is_rolled_out_and_counts_as_reconciling_until_it_is_served(
     assert cluster.of(Kind.NODE_RUNTIME)["restricted"]["status"]["profileGeneration"] == 2
 
 
+def test_system_calls_that_a_node_cannot_filter_are_told(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    cluster.of(Kind.STATE)["n1"]["status"]["unknownSyscalls"] = [
+        {"handler": "other", "names": ["listns"]},
+        {"handler": "restricted", "names": ["mseal"]},
+    ]
+    cluster.run_pass()
+    told = condition(cluster, "restricted")
+    assert told["status"] == "True"
+    assert "libseccomp of 1 node does not know mseal: the filter refuses" in told["message"]
+
+
 def test_stale_containers_are_counted(cluster: FakeCluster) -> None:
     cluster.runtime("restricted")
     cluster.settle()
