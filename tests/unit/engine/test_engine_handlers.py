@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from noderuntime.api.config import HandlerConfig
+from noderuntime.api.profile_process import Capabilities
 from noderuntime.api.revision import Revision, RevisionHandler, RevisionProfile, make_revision
-from noderuntime.api.securityprofile import Capabilities, SecurityProfileSpec
+from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.engine.handlers import HandlerTable
 from noderuntime.errors import ConfigError, FailedPreconditionError
 from tests.fakes.engine import config_of, new_world
