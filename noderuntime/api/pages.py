@@ -73,7 +73,8 @@ _CONDITIONS: Final = {
         ("Ready", "the node serves the revision of the spec"),
         (
             "SeccompComplete",
-            "the node's libseccomp knows every system call that the profiles name. A call that it does "
+            "the node has every artifact that the profiles name (else its handlers' Pods are refused), and "
+            "its libseccomp knows every system call that they name. A call that it does "
             "not know cannot be in a filter, and is refused (under an artifact: gets its default "
             "action): harmless where it is denied, missed where it is allowed",
         ),

@@ -39,6 +39,7 @@ class Served(BaseModel):
     revision_error: str = ""
     handlers: tuple[str, ...] = ()
     stale_containers: tuple[str, ...] = ()
+    missing_artifacts: Mapping[str, str] = Field(default_factory=dict[str, str])
     unknown_syscalls: Mapping[str, tuple[str, ...]] = Field(
         default_factory=dict[str, tuple[str, ...]]
     )

@@ -108,6 +108,7 @@ def node_info(node: NodeStatus) -> str:
             "handlers": list(node.revision_handlers),
             "staleContainers": list(node.stale_containers),
             "unknownSyscalls": dict(node.unknown_syscalls),
+            "missingArtifacts": dict(node.missing_artifacts),
         }
     )
 

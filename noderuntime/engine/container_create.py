@@ -175,6 +175,7 @@ async def _write_spec_of(work: ContainerWork, paths: HostPaths) -> None:
     sandbox = work.sandbox
     asked = user_of(record.config, work.image)
     user, host = await node.disk.run(_look, work, sandbox, asked, paths)
+    host = replace(host, seccomp_artifact=await node.artifacts.text(work.handler))
     facts = ImageFacts(config=work.image.config, user=user)
     judged = replace(record.config, image_reference=record.image_reference)
     grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)

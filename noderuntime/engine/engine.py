@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from noderuntime.engine import checkpoint, exits, images, network, recovery, stats
 from noderuntime.engine import exec as exec_
+from noderuntime.engine.artifacts import SeccompArtifacts
 from noderuntime.engine.container_create import create_container
 from noderuntime.engine.container_remove import remove_container
 from noderuntime.engine.container_start import start_container
@@ -75,6 +76,7 @@ class NodeStatus:
     unknown_syscalls: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict[str, tuple[str, ...]]
     )
+    missing_artifacts: Mapping[str, str] = field(default_factory=dict[str, str])  # why, by handler
     libseccomp: str = ""  # its version, "" where there is none
 
 
@@ -86,6 +88,7 @@ class Engine:
     ) -> None:
         """Put the node together; nothing is read before ``recover``. ``boot_id`` is for tests."""
         config, disk = parts.config, Disk()
+        handlers = HandlerTable(config)
         self._boot_id = boot_id
         self._node = Node(
             parts=parts,
@@ -94,8 +97,9 @@ class Engine:
             store=Store(config.state_dir, disk),
             journal=Journal(config.state_dir / "intents", disk),
             jobs=Jobs(),
-            handlers=HandlerTable(config),
+            handlers=handlers,
             filters=Filters(parts.seccomp),
+            artifacts=SeccompArtifacts(parts.images, handlers),
             faults=faults,
         )
         self._events = Feed(self._node.store, self._node.now_ns)
@@ -114,6 +118,7 @@ class Engine:
                 group.create_task(recovery.watch_unfinished(self._node))
                 group.create_task(network.watch(self._node))
                 group.create_task(self._node.handlers.watch())
+                group.create_task(self._node.artifacts.watch())
         finally:
             await self.close()
 
@@ -261,6 +266,7 @@ class Engine:
         """Status."""
         handlers = self._node.handlers
         handlers.refresh()
+        missing = self._node.artifacts.missing()
         features = self._node.parts.mounts.features()
         return NodeStatus(
             handlers=tuple(
@@ -270,20 +276,23 @@ class Engine:
                     user_namespaces=features.idmapped,
                 )
                 for name in handlers.names()
+                if name not in missing
             ),
             network_not_ready=self._node.parts.network.not_ready_because(),
             revision=handlers.revision,
             revision_error=handlers.error,
             stale_containers=self._stale(),
-            revision_handlers=handlers.declared(),
+            revision_handlers=tuple(n for n in handlers.declared() if n not in missing),
             unknown_syscalls=self._unknown_syscalls(),
             libseccomp=self._node.filters.version,
+            missing_artifacts=missing,
         )
 
     def _unknown_syscalls(self) -> Mapping[str, tuple[str, ...]]:
         """Return what no filter can name, of the handlers of which that is true."""
+        artifacts = self._node.artifacts.names()
         found = {
-            name: self._node.filters.unknown(rules.seccomp.names)
+            name: self._node.filters.unknown(artifacts.get(name, rules.seccomp.names))
             for name, rules in self._node.handlers.rules().items()
         }
         return {name: unknown for name, unknown in found.items() if unknown}

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
     from noderuntime.api.config import Config
+    from noderuntime.engine.artifacts import SeccompArtifacts
     from noderuntime.engine.disk import Disk
     from noderuntime.engine.filters import Filters
     from noderuntime.engine.handlers import HandlerTable
@@ -166,6 +167,7 @@ class Node:
     jobs: Jobs
     handlers: HandlerTable
     filters: Filters
+    artifacts: SeccompArtifacts
     faults: Faults | None = None
     locks: Locks = field(default_factory=Locks)
     endings: Endings = field(default_factory=Endings)

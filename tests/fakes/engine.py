@@ -60,6 +60,7 @@ class World:
     cgroups: set[str] = field(default_factory=set[str])
     attachments: set[str] = field(default_factory=set[str])
     snapshots: set[str] = field(default_factory=set[str])
+    artifacts: dict[str, str] = field(default_factory=dict[str, str])
     processes: dict[str, str] = field(default_factory=dict[str, str])  # ID -> created, running
     monitors: set[str] = field(default_factory=set[str])
     exits: dict[str, Exit] = field(default_factory=dict[str, Exit])
@@ -405,6 +406,15 @@ class FakeImages:
         if "missing" in reference:
             raise ImageError(f"{reference} is not there")
         return self._world.images[IMAGE_ID]
+
+    async def artifact(self, reference: str) -> str:
+        self._world.call("images.artifact")
+        if reference not in self._world.artifacts:
+            raise ImageError(f"{reference} is not there")
+        return self._world.artifacts[reference]
+
+    async def retain_artifacts(self, references: tuple[str, ...]) -> None:
+        self._world.call("images.retain_artifacts")
 
     def find(self, reference: str) -> Image | None:
         return next(

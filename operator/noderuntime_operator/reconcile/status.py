@@ -183,9 +183,9 @@ def _why_pending(view: View, node: str) -> str:
     status = state.status if state else None
     if state is None or status is None or status.observed_generation < 0:
         return "its agent has not reported"
-    ready = next((each for each in status.conditions if each.type == "Ready"), None)
-    if ready and ready.status != "True" and ready.message:
-        return ready.message
+    for each in sorted(status.conditions, key=lambda each: each.type != "Ready"):
+        if each.status != "True" and each.message and each.reason != "UnknownSyscalls":
+            return each.message
     wanted = desired_name(view, node)
     return f"it does not serve revision {wanted} yet" if wanted else "it keeps its revision"
 

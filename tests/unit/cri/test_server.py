@@ -138,6 +138,7 @@ async def test_status_tells_conditions_handlers_and_the_agents_part(cri: Client)
         "handlers": ["restricted"],
         "staleContainers": ["default/web/app"],
         "unknownSyscalls": {},
+        "missingArtifacts": {},
     }
 
 

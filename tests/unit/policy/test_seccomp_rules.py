@@ -84,6 +84,22 @@ def test_rules_that_cannot_be_meant_are_an_error(given_rules: list[Document], te
 
 
 @pytest.mark.parametrize(
+    "beside",
+    [
+        {"deny": [{"names": ["read"]}]},
+        {"allow": [{"names": ["read"]}]},
+        {"rules": [rule("read", "Log")]},
+        {"architectures": ["X86"]},
+    ],
+)
+def test_an_artifact_is_the_whole_filter(beside: Document) -> None:
+    artifact = "registry.example.com/profiles/web@sha256:" + "a" * 64
+    assert section(artifact=artifact).artifact == artifact
+    with pytest.raises(ConfigError, match=r"seccomp\.artifact: an artifact is the whole filter"):
+        section(artifact=artifact, **beside)
+
+
+@pytest.mark.parametrize(
     ("one", "other"),
     [
         (arg("EQ", 1), arg("EQ", 2)),
