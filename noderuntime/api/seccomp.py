@@ -6,11 +6,12 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from noderuntime.api.kubernetes import a_set, atomic, rules
+from noderuntime.api.kubernetes import a_set, atomic, failure, rules
 from noderuntime.api.model import ApiModel
 
 SyscallName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=40)]
-_INT64: Final = 2**63 - 1  # what an integer of the Kubernetes API holds
+# The API server reads bounds as floating point: 2**63-1 becomes 2**63, which its integers cannot hold.
+_LARGEST: Final = 2**62
 
 
 class SeccompNames(ApiModel):
@@ -43,12 +44,12 @@ class SeccompArgument(ApiModel):
         "4294967295 or less cannot be passed by with a larger number."
     )
     value: int = Field(
-        ge=0, le=_INT64, description="What the argument is compared with; for MASKED_EQ the mask."
+        ge=0, le=_LARGEST, description="What the argument is compared with; for MASKED_EQ the mask."
     )
     value_two: int | None = Field(
         default=None,
         ge=0,
-        le=_INT64,
+        le=_LARGEST,
         description="For MASKED_EQ: what the argument must be under the mask.",
     )
 
@@ -115,6 +116,10 @@ class Seccomp(ApiModel):
 
     base: Literal["RuntimeDefault", "DenyAll"] = Field(
         default="RuntimeDefault",
+        json_schema_extra=failure(
+            "A Pod with seccompProfile.type Localhost is refused, whatever the file says: the filter is "
+            "the profile's. One that names no filter or RuntimeDefault gets it; privileged ones too."
+        ),
         description="RuntimeDefault: the list that container engines share. DenyAll: only "
         "what `allow` names; what every program needs to start (execve, mmap, exit_group, ...) must be named as well.",
     )
@@ -122,7 +127,11 @@ class Seccomp(ApiModel):
         default=(),
         max_length=8,
         description="System calls allowed besides those of the base.",
-        json_schema_extra=atomic(),
+        json_schema_extra=atomic()
+        | failure(
+            "What is no system call stalls the revision. One that the node's libseccomp does not know is "
+            "refused there, and SeccompComplete of the node's NodeRuntimeState names it."
+        ),
     )
     deny: tuple[SeccompNames, ...] = Field(
         default=(),
@@ -131,7 +140,11 @@ class Seccomp(ApiModel):
         "with siblings (mkdir, mkdirat) are denied one by one. clone3 fails with ENOSYS, so that "
         "programs use clone. So do socketcall and ipc, by which 32-bit programs make many calls, where "
         "one of these is denied or has rules and `allow` does not name the whole.",
-        json_schema_extra=atomic(),
+        json_schema_extra=atomic()
+        | failure(
+            "The call fails with EPERM. One that the node's libseccomp does not know fails as well, and "
+            "SeccompComplete names it."
+        ),
     )
     rules: tuple[SeccompRule, ...] = Field(
         default=(),
@@ -139,7 +152,7 @@ class Seccomp(ApiModel):
         description="What some calls do by their arguments, in place of what base and allow say about "
         "them; where no rule of a call holds, it fails with EPERM. Rules of the same call must "
         "exclude each other where their actions differ. In mode Audit all but Allow log.",
-        json_schema_extra=atomic(),
+        json_schema_extra=atomic() | failure("The call does what the rule's action says."),
     )
     architectures: tuple[Literal["X86_64", "X86", "X32", "AARCH64", "ARM"], ...] = Field(
         default=(),
@@ -147,12 +160,17 @@ class Seccomp(ApiModel):
         description="By which entries processes may call the kernel, besides the node's own: X86 is "
         "32-bit programs, X32 is 32-bit addresses in 64-bit mode. A process that comes by another is "
         "killed. Left out: all that the node has, each under the same filter.",
-        json_schema_extra=a_set(),
+        json_schema_extra=a_set()
+        | failure("The process, or with an older kernel its thread, ends with SIGSYS."),
     )
     artifact: str | None = Field(
         default=None,
         pattern=r"^[^@\s]+/[^@\s]+@sha256:[0-9a-f]{64}$",
         max_length=512,
+        json_schema_extra=failure(
+            "Missing, damaged or not a filter: the node does not offer the handler, refuses its Pods with "
+            "the reason, and tries again; SeccompComplete is False with reason ArtifactMissing."
+        ),
         description="The filter as an OCI artifact, by digest: one layer with the JSON of the OCI "
         "runtime-spec, config of type `application/vnd.cncf.seccomp-profile.config.v1+json`, as "
         "KEP-6061 has it. The handler's Pods are refused until the node has fetched it.",
