@@ -160,8 +160,7 @@ class Seccomp(ApiModel):
         description="By which entries processes may call the kernel, besides the node's own: X86 is "
         "32-bit programs, X32 is 32-bit addresses in 64-bit mode. A thread that comes by another is "
         "killed. Left out: all that the node has, each under the same filter.",
-        json_schema_extra=a_set()
-        | failure("The thread that comes by it ends with SIGSYS."),
+        json_schema_extra=a_set() | failure("The thread that comes by it ends with SIGSYS."),
     )
     artifact: str | None = Field(
         default=None,

@@ -78,6 +78,7 @@ def info(node: NodeStatus, config: Config, driver: CgroupDriver, pod_cidr: str) 
         "podCIDR": pod_cidr,
         # Without it, filters are compiled by the OCI runtime, for each container anew.
         "libseccomp": node.libseccomp or "not found",
+        "network": node.network,
     }
     return {
         INFO_KEY: node_info(node),

@@ -71,6 +71,7 @@ class NodeStatus:
     revision: str  # the digest that is served, "" where there is none
     revision_error: str  # why the declared revision is not served, "" when it is
     stale_containers: tuple[str, ...]  # "namespace/pod/container" that run under an older revision
+    network: str = ""  # what attaches Pods now, for people
     revision_handlers: tuple[str, ...] = ()  # of ``handlers``, those that the revision declares
     # System calls that a handler's profile names and this node's libseccomp does not know.
     unknown_syscalls: Mapping[str, tuple[str, ...]] = field(
@@ -279,6 +280,7 @@ class Engine:
                 if name not in missing
             ),
             network_not_ready=self._node.parts.network.not_ready_because(),
+            network=self._node.parts.network.served_by(),
             revision=handlers.revision,
             revision_error=handlers.error,
             stale_containers=self._stale(),
