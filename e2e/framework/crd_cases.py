@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+_FIRST = {"index": 0, "op": "EQ", "value": 1}
 WRONG_NODE_RUNTIMES = [
     pytest.param({"handler": "Web"}, "spec.handler: Invalid value", id="upper-case handler"),
     pytest.param({"handler": "a.b"}, "spec.handler: Invalid value", id="handler with a dot"),
@@ -167,6 +168,37 @@ WRONG_PROFILES = [
     pytest.param({"seccomp": {"deny": [{}]}}, "names: Required value", id="empty rule"),
     pytest.param(
         {"seccomp": {"deny": [{"names": ["Mount()"]}]}}, "names[0]", id="no syscall's name"
+    ),
+    pytest.param(
+        {"seccomp": {"rules": [{"names": ["read"], "action": "Log", "errno": 1}]}},
+        "spec.seccomp.rules[0]: Invalid value: errno is for action Errno",
+        id="errno without the action",
+    ),
+    pytest.param(
+        {"seccomp": {"rules": [{"names": ["read"], "action": "Log", "args": [_FIRST, _FIRST]}]}},
+        "a rule names an argument once",
+        id="an argument twice",
+    ),
+    pytest.param(
+        {
+            "seccomp": {
+                "rules": [
+                    {"names": ["read"], "action": "Log", "args": [{**_FIRST, "op": "MASKED_EQ"}]}
+                ]
+            }
+        },
+        "valueTwo is for op MASKED_EQ, and needed there",
+        id="a mask without a value",
+    ),
+    pytest.param(
+        {"seccomp": {"artifact": "registry.example.com/profiles/web:1"}},
+        "spec.seccomp.artifact",
+        id="an artifact by tag",
+    ),
+    pytest.param(
+        {"seccomp": {"artifact": f"registry.example.com/web@sha256:{'0' * 64}", "deny": []}},
+        "an artifact is the whole filter",
+        id="an artifact and more",
     ),
     pytest.param({"sysctls": {"allow": ["net"]}}, "spec.sysctls.allow[0]", id="no sysctl's name"),
     pytest.param(

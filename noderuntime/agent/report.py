@@ -9,15 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from noderuntime.api.state import NodeRuntimeStateStatus, ServedRevision
+from noderuntime.api.state import NodeRuntimeStateStatus, ServedRevision, UnknownSyscalls
 from noderuntime.api.status import Condition
 
 if TYPE_CHECKING:
     from noderuntime.agent.cluster import NodeState
-    from noderuntime.cri.client import RuntimeStatus
+    from noderuntime.cri.client import RuntimeStatus, Served
     from noderuntime.errors import NodeRuntimeError
 
 MAX_STALE: Final = 100
+MAX_SYSCALLS: Final = 64
 MAX_MESSAGE_CHARS: Final = 2048
 
 
@@ -33,15 +34,11 @@ class Observation:
 def status_of(state: NodeState, seen: Observation, now: str) -> NodeRuntimeStateStatus:
     """Return the status to write; ``now`` is RFC 3339 in UTC."""
     before = state.status
-    ready = _ready(state, seen)
-    kept = next((c for c in before.conditions if c.type == ready.type), None)
-    if kept is not None and kept.status == ready.status:
-        ready = ready.model_copy(update={"last_transition_time": kept.last_transition_time})
-    else:
-        ready = ready.model_copy(update={"last_transition_time": now})
+    ready = _since(before, _ready(state, seen), now)
     if seen.runtime is None:  # what was known stays; Ready says that it is old
+        others = tuple(c for c in before.conditions if c.type != ready.type)
         return before.model_copy(
-            update={"observed_generation": state.generation, "conditions": (ready,)}
+            update={"observed_generation": state.generation, "conditions": (ready, *others)}
         )
     served = seen.runtime.served
     return NodeRuntimeStateStatus(
@@ -49,8 +46,20 @@ def status_of(state: NodeState, seen: Observation, now: str) -> NodeRuntimeState
         revision=_served(before, served.revision, now),
         handlers=tuple(sorted(set(served.handlers))),
         stale_containers=tuple(sorted(set(served.stale_containers)))[:MAX_STALE],
-        conditions=(ready,),
+        unknown_syscalls=tuple(
+            UnknownSyscalls(handler=handler, names=tuple(sorted(names))[:MAX_SYSCALLS])
+            for handler, names in sorted(served.unknown_syscalls.items())
+        ),
+        conditions=(ready, _since(before, _seccomp(state, served), now)),
     )
+
+
+def _since(before: NodeRuntimeStateStatus, condition: Condition, now: str) -> Condition:
+    """Return the condition with the time at which its status last changed."""
+    kept = next((c for c in before.conditions if c.type == condition.type), None)
+    changed = kept is None or kept.status != condition.status
+    since = now if kept is None or changed else kept.last_transition_time
+    return condition.model_copy(update={"last_transition_time": since})
 
 
 def _served(before: NodeRuntimeStateStatus, digest: str, now: str) -> ServedRevision:
@@ -76,9 +85,30 @@ def _ready(state: NodeState, seen: Observation) -> Condition:
     return _condition(state, "Served", f"the runtime serves {declared}", status=True)
 
 
-def _condition(state: NodeState, reason: str, message: str, *, status: bool = False) -> Condition:
+def _seccomp(state: NodeState, served: Served) -> Condition:
+    if served.missing_artifacts:
+        told = "; ".join(
+            f"handler {name}: {why}" for name, why in sorted(served.missing_artifacts.items())
+        )
+        message = f"Pods of these are refused, as their artifact is not on the node: {told}"
+        return _condition(state, "ArtifactMissing", message, kind="SeccompComplete")
+    if not served.unknown_syscalls:
+        return _condition(
+            state, "Complete", "every call can be in a filter", status=True, kind="SeccompComplete"
+        )
+    told = "; ".join(
+        f"handler {handler}: {', '.join(sorted(names))}"
+        for handler, names in sorted(served.unknown_syscalls.items())
+    )
+    message = f"libseccomp of this node does not know, and no filter names, {told}"
+    return _condition(state, "UnknownSyscalls", message, kind="SeccompComplete")
+
+
+def _condition(
+    state: NodeState, reason: str, message: str, *, status: bool = False, kind: str = "Ready"
+) -> Condition:
     return Condition(
-        type="Ready",
+        type=kind,
         status="True" if status else "False",
         observed_generation=max(state.generation, 0),
         last_transition_time="",

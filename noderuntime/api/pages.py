@@ -75,7 +75,16 @@ _CONDITIONS: Final = {
             "asks for what this version does not do; nodes keep what they serve",
         ),
     ),
-    "NodeRuntimeState": (("Ready", "the node serves the revision of the spec"),),
+    "NodeRuntimeState": (
+        ("Ready", "the node serves the revision of the spec"),
+        (
+            "SeccompComplete",
+            "the node has every artifact that the profiles name (else its handlers' Pods are refused), and "
+            "its libseccomp knows every system call that they name. A call that it does "
+            "not know cannot be in a filter, and is refused (under an artifact: gets its default "
+            "action): harmless where it is denied, missed where it is allowed",
+        ),
+    ),
 }
 _FAILURE_HEAD: Final = " what breaks it |"
 _INTRODUCTION: Final = """\

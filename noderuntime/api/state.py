@@ -38,6 +38,18 @@ class ServedRevision(ApiModel):
     )
 
 
+class UnknownSyscalls(ApiModel):
+    """System calls of a handler's profile that no filter of the node can name."""
+
+    handler: str = Field(max_length=63, description="The handler.")
+    names: tuple[str, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Names of the system calls; the first 64.",
+        json_schema_extra=a_set(),
+    )
+
+
 class NodeRuntimeStateSpec(ApiModel):
     """What the operator wants of the node."""
 
@@ -72,9 +84,16 @@ class NodeRuntimeStateStatus(ApiModel):
         "`namespace/pod/container`; the first hundred.",
         json_schema_extra=a_set(),
     )
+    unknown_syscalls: tuple[UnknownSyscalls, ...] = Field(
+        default=(),
+        max_length=256,
+        description="What the node's libseccomp does not know of the seccomp sections.",
+        json_schema_extra=keyed("handler"),
+    )
     conditions: tuple[Condition, ...] = Field(
         default=(),
         max_length=16,
-        description="Ready: the node serves the revision of the spec.",
+        description="Ready: the node serves the revision of the spec. SeccompComplete: its filters "
+        "name every system call that the profiles name.",
         json_schema_extra=keyed("type"),
     )

@@ -18,10 +18,12 @@ from noderuntime.host.netns import KernelNamespaces
 from noderuntime.host.oci_runtime import OciCli
 from noderuntime.host.portforward import NetnsPortForward
 from noderuntime.host.ports import CgroupDriver
+from noderuntime.host.seccomp import compiler
 from noderuntime.images.store import ImageStore
 from noderuntime.network.bridge import bridge_network
 from noderuntime.network.cni import CniNetwork
 from noderuntime.network.pods import PodNetwork
+from noderuntime.policy.seccomp import IN_LIBSECCOMP
 
 if TYPE_CHECKING:
     from noderuntime.api.config import Config
@@ -54,6 +56,7 @@ def parts_of(config: Config) -> Parts:
         port_forward=NetnsPortForward(),
         network=_network_of(config),
         images=ImageStore(config.state_dir, config.images.hosts_dir),
+        seccomp=compiler(IN_LIBSECCOMP),
     )
 
 

@@ -49,6 +49,10 @@ def as_text(status: RuntimeStatus) -> str:
         f"  {'  its handlers':<16}{', '.join(served.handlers) or 'none'}",
         f"  {'Other handlers':<16}{', '.join(own) or 'none'}",
     ]
+    for handler, why in sorted(served.missing_artifacts.items()):
+        lines.append(f"  {handler}: NOT OFFERED: its seccomp artifact is not here: {why}")
+    for handler, names in sorted(served.unknown_syscalls.items()):
+        lines.append(f"  {handler}: no filter of this node can name {', '.join(names)}")
     if served.stale_containers:
         lines.append("  Under an earlier revision, until they are restarted:")
         lines += [f"    {name}" for name in served.stale_containers]

@@ -7,12 +7,13 @@ Source: runtime.v1 of k8s.io/cri-api, RuntimeService.Version and Status.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from grpc import aio
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from noderuntime.cri.runtime_v1 import api_pb2
@@ -38,6 +39,10 @@ class Served(BaseModel):
     revision_error: str = ""
     handlers: tuple[str, ...] = ()
     stale_containers: tuple[str, ...] = ()
+    missing_artifacts: Mapping[str, str] = Field(default_factory=dict[str, str])
+    unknown_syscalls: Mapping[str, tuple[str, ...]] = Field(
+        default_factory=dict[str, tuple[str, ...]]
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,6 +76,8 @@ def info(node: NodeStatus, config: Config, driver: CgroupDriver, pod_cidr: str) 
         "machine": platform.machine(),
         "cgroupDriver": driver.value,
         "podCIDR": pod_cidr,
+        # Without it, filters are compiled by the OCI runtime, for each container anew.
+        "libseccomp": node.libseccomp or "not found",
         "network": node.network,
     }
     return {
@@ -106,6 +108,8 @@ def node_info(node: NodeStatus) -> str:
             "revisionError": node.revision_error,
             "handlers": list(node.revision_handlers),
             "staleContainers": list(node.stale_containers),
+            "unknownSyscalls": dict(node.unknown_syscalls),
+            "missingArtifacts": dict(node.missing_artifacts),
         }
     )
 

@@ -177,6 +177,7 @@ async def _write_spec_of(work: ContainerWork, paths: HostPaths) -> None:
     sandbox = work.sandbox
     asked = user_of(record.config, work.image)
     user, host = await node.disk.run(_look, work, sandbox, asked, paths)
+    host = replace(host, seccomp_artifact=await node.artifacts.text(work.handler))
     facts = ImageFacts(config=work.image.config, user=user)
     judged = replace(record.config, image_reference=record.image_reference)
     grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
@@ -195,8 +196,9 @@ async def _write_spec_of(work: ContainerWork, paths: HostPaths) -> None:
         edits = await node.disk.run(edits_of, folders, record.config.cdi_devices)
         document = with_edits(document, edits)
         gids = tuple(dict.fromkeys((*gids, *edits.gids)))
+    sealed = await node.filters.seal(document, Path(record.oci_runtime), node.disk)
     target = node.paths.spec(record.id)
-    await node.disk.run(write_private, target, json.dumps(document).encode())
+    await node.disk.run(write_private, target, json.dumps(sealed).encode())
     work.record = replace(
         record,
         uid=grant.user.uid,

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noderuntime.engine import checkpoint, exits, images, network, recovery, stats, update
 from noderuntime.engine import exec as exec_
+from noderuntime.engine.artifacts import SeccompArtifacts
 from noderuntime.engine.container_create import create_container
 from noderuntime.engine.container_remove import remove_container
 from noderuntime.engine.container_start import start_container
 from noderuntime.engine.container_stop import stop_container
 from noderuntime.engine.disk import Disk
 from noderuntime.engine.events import Feed, Subscription
+from noderuntime.engine.filters import Filters
 from noderuntime.engine.handlers import HandlerTable
 from noderuntime.engine.jobs import Jobs
 from noderuntime.engine.journal import Journal
@@ -29,7 +31,7 @@ from noderuntime.engine.verbs import steps_of
 from noderuntime.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from noderuntime.api.config import Config
     from noderuntime.engine.state import ContainerId, ContainerRecord, SandboxId, SandboxRecord
@@ -71,6 +73,12 @@ class NodeStatus:
     stale_containers: tuple[str, ...]  # "namespace/pod/container" that run under an older revision
     network: str = ""  # what attaches Pods now, for people
     revision_handlers: tuple[str, ...] = ()  # of ``handlers``, those that the revision declares
+    # System calls that a handler's profile names and this node's libseccomp does not know.
+    unknown_syscalls: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict[str, tuple[str, ...]]
+    )
+    missing_artifacts: Mapping[str, str] = field(default_factory=dict[str, str])  # why, by handler
+    libseccomp: str = ""  # its version, "" where there is none
 
 
 class Engine:
@@ -81,6 +89,7 @@ class Engine:
     ) -> None:
         """Put the node together; nothing is read before ``recover``. ``boot_id`` is for tests."""
         config, disk = parts.config, Disk()
+        handlers = HandlerTable(config)
         self._boot_id = boot_id
         self._node = Node(
             parts=parts,
@@ -89,7 +98,9 @@ class Engine:
             store=Store(config.state_dir, disk, config.run_dir),
             journal=Journal(config.state_dir / "intents", disk),
             jobs=Jobs(),
-            handlers=HandlerTable(config),
+            handlers=handlers,
+            filters=Filters(parts.seccomp),
+            artifacts=SeccompArtifacts(parts.images, handlers),
             faults=faults,
         )
         self._events = Feed(self._node.store, self._node.now_ns)
@@ -108,6 +119,7 @@ class Engine:
                 group.create_task(recovery.watch_unfinished(self._node))
                 group.create_task(network.watch(self._node))
                 group.create_task(self._node.handlers.watch())
+                group.create_task(self._node.artifacts.watch())
         finally:
             await self.close()
 
@@ -255,6 +267,7 @@ class Engine:
         """Status."""
         handlers = self._node.handlers
         handlers.refresh()
+        missing = self._node.artifacts.missing()
         features = self._node.parts.mounts.features()
         return NodeStatus(
             handlers=tuple(
@@ -264,14 +277,27 @@ class Engine:
                     user_namespaces=features.idmapped,
                 )
                 for name in handlers.names()
+                if name not in missing
             ),
             network_not_ready=self._node.parts.network.not_ready_because(),
             network=self._node.parts.network.served_by(),
             revision=handlers.revision,
             revision_error=handlers.error,
             stale_containers=self._stale(),
-            revision_handlers=handlers.declared(),
+            revision_handlers=tuple(n for n in handlers.declared() if n not in missing),
+            unknown_syscalls=self._unknown_syscalls(),
+            libseccomp=self._node.filters.version,
+            missing_artifacts=missing,
         )
+
+    def _unknown_syscalls(self) -> Mapping[str, tuple[str, ...]]:
+        """Return what no filter can name, of the handlers of which that is true."""
+        artifacts = self._node.artifacts.names()
+        found = {
+            name: self._node.filters.unknown(artifacts.get(name, rules.seccomp.names))
+            for name, rules in self._node.handlers.rules().items()
+        }
+        return {name: unknown for name, unknown in found.items() if unknown}
 
     def _stale(self) -> tuple[str, ...]:
         """Return the running containers whose profile is not of the served revision."""

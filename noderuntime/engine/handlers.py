@@ -104,6 +104,11 @@ class HandlerTable:
         """Return the names of the handlers that the revision declares."""
         return tuple(sorted(self._declared))
 
+    def rules(self) -> Mapping[str, HandlerRules]:
+        """Return the rules of the handlers that the revision declares."""
+        found = ((name, handler.rules) for name, handler in sorted(self._declared.items()))
+        return {name: rules for name, rules in found if rules is not None}
+
     def programs(self) -> tuple[Path, ...]:
         """Return every OCI runtime that a handler names now."""
         handlers = (*self._own.values(), *self._declared.values())

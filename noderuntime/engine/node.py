@@ -12,7 +12,9 @@ from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
     from noderuntime.api.config import Config
+    from noderuntime.engine.artifacts import SeccompArtifacts
     from noderuntime.engine.disk import Disk
+    from noderuntime.engine.filters import Filters
     from noderuntime.engine.handlers import HandlerTable
     from noderuntime.engine.jobs import Jobs
     from noderuntime.engine.journal import Journal
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
         OciRuntime,
         PortForward,
     )
+    from noderuntime.host.seccomp import SeccompCompiler
     from noderuntime.images.ports import Images
     from noderuntime.network.ports import Network
 
@@ -50,6 +53,7 @@ class Parts:
     port_forward: PortForward
     network: Network
     images: Images
+    seccomp: SeccompCompiler
 
 
 class Paths:
@@ -162,6 +166,8 @@ class Node:
     journal: Journal
     jobs: Jobs
     handlers: HandlerTable
+    filters: Filters
+    artifacts: SeccompArtifacts
     faults: Faults | None = None
     locks: Locks = field(default_factory=Locks)
     endings: Endings = field(default_factory=Endings)

@@ -52,6 +52,7 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             "hostUsers: false needs a kernel of 5.19 or later that lets user namespaces be made; "
             "run this Pod on another node"
         )
+    await node.artifacts.text(served)  # no Pod is made that could run nothing
     grant = admission.admit_sandbox(served, config)
     record = SandboxRecord(
         id=SandboxId(new_id()),

@@ -99,17 +99,30 @@ class Worker:
         """Send the request; return the event ``known`` or ``image``."""
         await self._send(
             {
-                "root": str(self._root),
-                "run": self._run,
-                "parent": os.getpid(),
-                "reference": reference,
-                "hosts_dir": str(self._hosts_dir),
+                **self._request(reference),
                 "layout": str(layout) if layout else "",
                 "credentials": asdict(credentials) if credentials else None,
                 "known": sorted(known),
             }
         )
         return await self.event()
+
+    async def artifact(self, reference: str) -> str:
+        """Ask for an artifact's text. Raises what the worker tells."""
+        await self._send({**self._request(reference), "artifact": True})
+        return str((await self.event())["text"])
+
+    def _request(self, reference: str) -> dict[str, object]:
+        return {
+            "root": str(self._root),
+            "run": self._run,
+            "parent": os.getpid(),
+            "reference": reference,
+            "hosts_dir": str(self._hosts_dir),
+            "layout": "",
+            "credentials": None,
+            "known": [],
+        }
 
     async def make(self, chains: list[str]) -> None:
         """Ask for layers; the events follow."""

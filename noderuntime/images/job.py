@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from noderuntime.errors import ImageError, NodeRuntimeError
+from noderuntime.images import artifact
 from noderuntime.images.content import Content, Ingest
 from noderuntime.images.hosts import endpoints_of
 from noderuntime.images.jail import Jail, Limits
@@ -80,6 +81,9 @@ def run(
     root = Path(request["root"])
     content, layers = Content(root), Layers(root)
     source = _source(request, parse(request["reference"]))
+    if request.get("artifact"):
+        artifact.fetch(source, request["reference"], emit)
+        return
     digest, data, media_type = source.resolve(frozenset(request["known"]))
     if data is None:
         emit({"event": "known", "digest": digest})

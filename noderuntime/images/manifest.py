@@ -163,6 +163,11 @@ def _list(document: Mapping[str, object], key: str, what: str) -> list[object]:
     return cast("list[object]", value)
 
 
+def descriptor_of(value: object, what: str) -> Descriptor:
+    """Read a descriptor; raises ImageError where it is none."""
+    return _descriptor(_object(value, what), what)
+
+
 def _descriptor(value: Mapping[str, object], what: str) -> Descriptor:
     digest, size = value.get("digest"), value.get("size")
     if not isinstance(digest, str) or not is_digest(digest):

@@ -57,6 +57,14 @@ class Images(Protocol):
         """Fetch, verify, unpack a reference as a user writes it; the same under way is joined."""
         ...
 
+    async def artifact(self, reference: str) -> str:
+        """Return a seccomp profile by a reference with a digest, from disk or fetched and kept."""
+        ...
+
+    async def retain_artifacts(self, references: tuple[str, ...]) -> None:
+        """Remove the artifacts that are none of these."""
+        ...
+
     def find(self, reference: str) -> Image | None:
         """Find by ID, ID prefix (12 or more digits), tag or digest reference."""
         ...

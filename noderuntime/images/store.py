@@ -24,6 +24,7 @@ from typing import Any, Final, TypeVar
 from noderuntime.errors import ImageError, NotFoundError
 from noderuntime.host.syscalls import host_error
 from noderuntime.images import client
+from noderuntime.images.artifact import Artifacts
 from noderuntime.images.client import Worker
 from noderuntime.images.content import PRIVATE, TRAVERSABLE, Content
 from noderuntime.images.flights import Flights
@@ -61,6 +62,8 @@ class ImageStore:
         self._fetching = 0
         self._spared: dict[str, float] = {}  # layers of failed pulls, until when
         self._pulls: Flights[Image] = Flights()
+        self._artifacts = Artifacts(self._root)
+        self._texts: Flights[str] = Flights()
         self._writing = asyncio.Lock()
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="images")
         self._uppers: dict[str, tuple[float, Usage]] = {}
@@ -113,6 +116,28 @@ class ImageStore:
         parsed = parse(reference)
         key = ("load", str(parsed), str(path))
         return await self._pulls.join(key, lambda: self._fetch(parsed, None, path.absolute()))
+
+    async def artifact(self, reference: str) -> str:
+        """Return a seccomp profile by a reference with a digest, from disk or fetched and kept."""
+        parsed = parse(reference)
+        if not parsed.digest:
+            raise ImageError(f"artifact {reference} is named without a digest")
+        return await self._texts.join(str(parsed), lambda: self._artifact(parsed))
+
+    async def _artifact(self, reference: Reference) -> str:
+        there = await self._in_thread(lambda: self._artifacts.read(reference.digest))
+        if there is not None:
+            return there
+        with span("images.artifact", artifact=str(reference)):
+            async with Worker(self._root, self._hosts_dir, self._threads) as worker:
+                text = await worker.artifact(str(reference))
+        await self._in_thread(lambda: self._artifacts.write(reference.digest, text))
+        return text
+
+    async def retain_artifacts(self, references: tuple[str, ...]) -> None:
+        """Remove the artifacts that are none of these."""
+        kept = frozenset(parse(reference).digest for reference in references)
+        await self._in_thread(lambda: self._artifacts.retain(kept))
 
     async def _fetch(
         self, reference: Reference, credentials: Credentials | None, layout: Path | None

@@ -5,7 +5,8 @@ its event loop knows of them; to cancel a pull is to kill it. Stdin: one JSON re
 the credentials in the first. Stdout: one JSON event a line. No secret is in argv or in the
 environment.
 
-Request: ``{root, run, parent, reference, hosts_dir, layout, credentials, known}``. Events:
+Request: ``{root, run, parent, reference, hosts_dir, layout, credentials, known}``; with ``artifact``
+the answer is the event ``artifact`` with its text, and the end. Events:
 ``known`` (the digest is here already, end) or ``image``; then, for each further line ``{"make":
 [chain, ...]}``, a ``layer`` for each and ``made``; ``error`` ends. The jail is forked before
 anything is read.

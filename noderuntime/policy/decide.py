@@ -189,10 +189,18 @@ def _under_profile(facts: ContainerFacts, grant: ContainerGrant) -> ContainerGra
         readonly_rootfs=security.readonly_rootfs or rules.readonly_root,
         resources=bounded,
         pids_limit=rules.pids_limit,
-        seccomp=rules.seccomp,
+        seccomp=None if rules.seccomp.artifact else rules.seccomp,
+        seccomp_document=_artifact(rules.seccomp, facts.host),
         recursive_readonly=mounts.recursive_readonly(facts),
         changes=(*_changes(facts), *limits_set),
     )
+
+
+def _artifact(rules: SeccompRules, host: HostFacts) -> dict[str, object] | None:
+    if not rules.artifact:
+        return None
+    document = seccomp_file.parse(rules.artifact, host.seccomp_artifact)
+    return seccomp_file.audited(document) if rules.audit else document
 
 
 def _ambient(

@@ -8,12 +8,11 @@ never ignored: a deny of a system call that does not exist would protect nothing
 from __future__ import annotations
 
 from noderuntime.api.revision import RevisionHandler
-from noderuntime.api.seccomp import SeccompRule
 from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.errors import ConfigError
-from noderuntime.policy import capabilities, load_profile, registries, seccomp, sysctls
+from noderuntime.policy import capabilities, load_profile, registries, seccomp_rules, sysctls
 from noderuntime.policy.denial import printable
-from noderuntime.policy.rules import HandlerRules, SeccompRules
+from noderuntime.policy.rules import HandlerRules
 
 
 def rules_of(handler: RevisionHandler, revision: str) -> HandlerRules:
@@ -56,11 +55,8 @@ def _compile(handler: RevisionHandler, revision: str) -> HandlerRules:
         default_capabilities=default,
         allowed_capabilities=allowed,
         ambient_capabilities=_ambient(spec, default | allowed),
-        seccomp=SeccompRules(
-            deny_all=spec.seccomp.base == "DenyAll",
-            allow=_syscalls(spec.seccomp.allow, "seccomp.allow"),
-            deny=_syscalls(spec.seccomp.deny, "seccomp.deny"),
-            audit=spec.mode == "Audit" or "seccomp" in spec.audit_sections,
+        seccomp=seccomp_rules.compiled(
+            spec.seccomp, audit=spec.mode == "Audit" or "seccomp" in spec.audit_sections
         ),
         sysctls=frozenset(map(sysctls.normalise, spec.sysctls.allow)),
         devices=load_profile.devices(spec),
@@ -91,14 +87,6 @@ def _ambient(spec: SecurityProfileSpec, granted: frozenset[str]) -> frozenset[st
     if result - granted:
         missing = _shown(result - granted)
         raise ValueError(f"capabilities.ambient: {missing} is neither in default nor in allow")
-    return result
-
-
-def _syscalls(rules: tuple[SeccompRule, ...], field: str) -> frozenset[str]:
-    result = frozenset(name for rule in rules for name in rule.names)
-    unknown = result - seccomp.KNOWN
-    if unknown:
-        raise ValueError(f"{field}: {_shown(unknown)} is not a system call")
     return result
 
 

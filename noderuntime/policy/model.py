@@ -271,6 +271,7 @@ class HostFacts:
     real_paths: Mapping[str, str] = field(default_factory=dict[str, str])
     capabilities: frozenset[str] | None = None
     seccomp_file: str | None = None
+    seccomp_artifact: str | None = None  # the text of the profile's artifact, where it has one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,14 +16,54 @@ Ranges: TypeAlias = tuple[tuple[int, int], ...]
 SHM_BYTES: Final = 64 << 20  # what container engines give a /dev/shm
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class SeccompArgument:
+    """A condition on an argument of 64 bits; ``op`` is OCI's name without SCMP_CMP_.
+
+    For MASKED_EQ ``value`` is the mask and ``value_two`` what is left of the argument under it.
+    """
+
+    index: int
+    op: str
+    value: int
+    value_two: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class SeccompRule:
+    """What some calls do where all conditions hold; ``action`` is OCI's name without SCMP_ACT_."""
+
+    names: tuple[str, ...]
+    action: str
+    errno: int = 0  # with ERRNO
+    args: tuple[SeccompArgument, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeccompRules:
-    """The filter of a profile. ``audit``: what it would refuse is logged by the kernel and done."""
+    """The filter of a profile. ``audit``: what it would refuse is logged by the kernel and done.
+
+    ``rules`` stand in place of what base and ``allow`` say about their names. ``artifact`` is the
+    reference, with a digest, of a filter that stands for all of it.
+    """
 
     deny_all: bool = False
     allow: frozenset[str] = frozenset()
     deny: frozenset[str] = frozenset()
+    rules: tuple[SeccompRule, ...] = ()
+    architectures: frozenset[str] = frozenset()  # OCI's names without SCMP_ARCH_; none is all
+    artifact: str = ""
     audit: bool = False
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The system calls that the profile itself names."""
+        return self.allow | self.deny | self.ruled
+
+    @property
+    def ruled(self) -> frozenset[str]:
+        """The system calls that have rules of their own."""
+        return frozenset(name for rule in self.rules for name in rule.names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -20,8 +20,14 @@ fails with EPERM.
   getdents64, openat and what Go's threads use. crun needs execve alone.
 - A call often has siblings (mkdir and mkdirat, open, openat and openat2, fork, vfork and clone):
   a deny of one leaves the others, so name all.
-- What a newer kernel has and libseccomp does not know cannot be in a filter, and so is refused by
-  it.
+- What a newer kernel has and the node's libseccomp does not know cannot be in a filter, and so is
+  refused by it: ``without`` takes it out, and the node's status tells it.
+- A profile's ``rules`` for a name stand in place of all that is said about it above.
+- socketcall and ipc are many calls behind one number, for 32-bit programs. Where one of these is
+  denied or has rules, and under DenyAll, the whole fails with ENOSYS unless ``allow`` names it. It
+  needs a rule of its own, the first: for a call with a condition on its arguments libseccomp lets
+  the one behind the number through without the condition (seen with 2.5.4).
+- A condition compares 64 bits, where the kernel often reads 32 of them: the default uses masks.
 - mode Audit: whatever would fail is done, and logged by the kernel (SCMP_ACT_LOG).
 
 Source: OCI runtime-spec config-linux.md "seccomp"; seccomp(2); names of libseccomp 2.5.4.
@@ -29,15 +35,15 @@ Source: OCI runtime-spec config-linux.md "seccomp"; seccomp(2); names of libsecc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from noderuntime.policy.rules import SeccompRules
+from noderuntime.policy.rules import SeccompRule, SeccompRules
 
 EPERM: Final = 1
 ENOSYS: Final = 38
@@ -45,6 +51,20 @@ _CLONE3: Final = "clone3"
 ARCHITECTURES: Final = {
     "x86_64": ("SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"),
     "aarch64": ("SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"),
+}
+
+
+# Calls behind one number of x86; linux/net.h, linux/ipc.h.
+MULTIPLEXED: Final = {
+    "socketcall": frozenset(
+        "accept accept4 bind connect getpeername getsockname getsockopt listen recv recvfrom "
+        "recvmmsg recvmsg send sendmmsg sendmsg sendto setsockopt shutdown socket "
+        "socketpair".split()
+    ),
+    "ipc": frozenset(
+        "msgctl msgget msgrcv msgsnd semctl semget semop semtimedop shmat shmctl shmdt "
+        "shmget".split()
+    ),
 }
 
 
@@ -92,7 +112,7 @@ def _read(name: str) -> str:
 
 GROUPS: Final = _Default.model_validate_json(_read("seccomp_default.json")).groups
 _NAMES: Final = _Names.model_validate_json(_read("syscalls.json"))
-# In a filter only what libseccomp 2.5.4 knows; in a profile also what newer kernels have.
+# What libseccomp 2.5.4 knows, the oldest that is supported; in a profile also what newer kernels have.
 IN_LIBSECCOMP: Final = _NAMES.libseccomp
 KNOWN: Final = _NAMES.libseccomp | _NAMES.newer
 
@@ -109,18 +129,69 @@ def filter_of(rules: SeccompRules, capabilities: frozenset[str], machine: str) -
         else {"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": EPERM}
     )
     if machine in ARCHITECTURES:
-        result["architectures"] = list(ARCHITECTURES[machine])
-    result["syscalls"] = [_as_oci(rule) for rule in _rules(rules, capabilities)]
+        own, *others = ARCHITECTURES[machine]
+        chosen = {f"SCMP_ARCH_{name}" for name in rules.architectures} or set(others)
+        result["architectures"] = [own, *(name for name in others if name in chosen)]
+    result["syscalls"] = [
+        *(_as_oci(rule) for rule in _rules(rules, capabilities)),
+        *(rule for given in rules.rules for rule in _given(given, rules)),
+    ]
     return result
+
+
+def _given(given: SeccompRule, rules: SeccompRules) -> Iterator[dict[str, object]]:
+    """Yield the profile's own rule as OCI has it; in Audit the default action is in its place."""
+    names = [name for name in given.names if name not in rules.deny]
+    if not names or (rules.audit and given.action != "ALLOW"):
+        return
+    result: dict[str, object] = {"names": names, "action": f"SCMP_ACT_{given.action}"}
+    if given.action == "ERRNO":
+        result["errnoRet"] = given.errno
+    if given.args:
+        result["args"] = [
+            {"index": a.index, "value": a.value, "valueTwo": a.value_two, "op": f"SCMP_CMP_{a.op}"}
+            for a in given.args
+        ]
+    yield result
+
+
+def names_of(document: Mapping[str, object]) -> frozenset[str]:
+    """Return the system calls that a filter names."""
+    rules = cast("Sequence[Mapping[str, Any]]", document.get("syscalls") or ())
+    return frozenset(name for rule in rules for name in rule["names"])
+
+
+def without(document: Mapping[str, object], unknown: frozenset[str]) -> dict[str, object]:
+    """Return the filter without these names; they get its default action."""
+    rules = cast("Sequence[Mapping[str, Any]]", document.get("syscalls") or ())
+    kept = [{**rule, "names": [n for n in rule["names"] if n not in unknown]} for rule in rules]
+    return {**document, "syscalls": [rule for rule in kept if rule["names"]]}
 
 
 @lru_cache(maxsize=256)
 def _rules(rules: SeccompRules, capabilities: frozenset[str]) -> tuple[_Rule, ...]:
     free = _free_names(rules, capabilities)
     conditional = tuple(_conditional(rules, capabilities, free))
-    hint = () if _CLONE3 in free or rules.audit else (_Rule((_CLONE3,), ENOSYS),)
+    hint = (
+        ()
+        if _CLONE3 in free | (rules.ruled - rules.deny) or rules.audit
+        else (_Rule((_CLONE3,), ENOSYS),)
+    )
     allowed = (_Rule(tuple(sorted(free))),) if free else ()
-    return (*allowed, *conditional, *hint)
+    closed = sorted(_closed(rules))
+    first = (_Rule(tuple(closed), ENOSYS),) if closed and not rules.audit else ()
+    return (*first, *allowed, *conditional, *hint)
+
+
+def _closed(rules: SeccompRules) -> frozenset[str]:
+    """Return which of socketcall and ipc would lead past what is said about the calls behind."""
+    told = rules.deny | rules.ruled
+    return frozenset(
+        whole
+        for whole, calls in MULTIPLEXED.items()
+        if whole in rules.deny
+        or (whole not in rules.allow and (rules.deny_all or not told.isdisjoint(calls)))
+    )
 
 
 def _free_names(rules: SeccompRules, capabilities: frozenset[str]) -> frozenset[str]:
@@ -136,7 +207,7 @@ def _free_names(rules: SeccompRules, capabilities: frozenset[str]) -> frozenset[
     )
     kept = rules.allow - (conditional - default)
     names = kept if rules.deny_all else default | rules.allow
-    return (names - rules.deny) & IN_LIBSECCOMP
+    return names - rules.deny - rules.ruled - _closed(rules)
 
 
 def _conditional(
@@ -144,7 +215,7 @@ def _conditional(
 ) -> Iterator[_Rule]:
     """Yield the rules about arguments, for the names that are not free anyway."""
     for group in _holding(capabilities):
-        names = group.names - free - rules.deny
+        names = group.names - free - rules.deny - rules.ruled
         if group.args and rules.deny_all:
             names &= rules.allow
         if group.args and names:

@@ -1,4 +1,4 @@
-"""A seccomp profile from a file of the node (Localhost): checked, then handed over as OCI has it.
+"""A seccomp profile from a file of the node (Localhost) or an artifact: checked, then handed over as OCI has it.
 
 What the file says must be all that holds: a field that the OCI object has not (Docker's ``archMap``,
 ``includes``) would be lost on the way and the filter be another one, so it is refused by its name.
@@ -8,7 +8,8 @@ Source: OCI runtime-spec config-linux.md "seccomp".
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -82,3 +83,12 @@ def parse(reference: str, text: str | None) -> dict[str, object]:
             f"{printable(first['msg'], 200)}"
         ) from error
     return profile.model_dump(exclude_none=True)
+
+
+def audited(document: Mapping[str, object]) -> dict[str, object]:
+    """Return the filter that logs what this one would refuse, and does it."""
+    rules = cast("list[dict[str, object]]", document.get("syscalls") or [])
+    kept = [rule for rule in rules if rule["action"] in {"SCMP_ACT_ALLOW", "SCMP_ACT_LOG"}]
+    changed = {**document, "defaultAction": "SCMP_ACT_LOG", "syscalls": kept}
+    changed.pop("defaultErrnoRet", None)
+    return changed

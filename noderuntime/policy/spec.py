@@ -1,6 +1,7 @@
 """The OCI config.json of a granted container; the only place that writes one.
 
-Always holds: no annotations (to the OCI runtime they would be commands), no rlimits but the profile's,
+Always holds: no annotations (to the OCI runtime they would be commands) but the one of
+``sealed``, no rlimits but the profile's,
 inheritable capabilities only those that are ambient (CVE-2022-24769), and for a container that is not
 privileged the filter's and masks' lists as the grant has them. ociVersion 1.0.2, as crun 1.8.1
 refuses newer ones; runc takes it as well.
@@ -11,6 +12,7 @@ share.
 from __future__ import annotations
 
 import platform
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
@@ -19,6 +21,7 @@ from noderuntime.policy.model import ContainerGrant, Mount, Propagation, Resourc
 from noderuntime.policy.seccomp import filter_of
 
 OCI_VERSION: Final = "1.0.2"
+BPF_ANNOTATION: Final = "run.oci.seccomp_bpf_data"  # crun.1; base64
 DEFAULT_MASKED: Final = (
     "/proc/acpi",
     "/proc/asound",
@@ -107,6 +110,24 @@ def build(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     if ":" in layout.cgroups_path and not limits_tasks:
         spec["annotations"] = dict(_NO_TASKS_MAX)
     return spec
+
+
+def sealed(document: Mapping[str, object], program: bytes) -> dict[str, object]:
+    """Return config.json with its filter replaced by the compiled ``program``, for crun.
+
+    What stays in ``linux.seccomp`` ends every process: so does a crun that passes the annotation
+    over.
+    """
+    linux = cast("Mapping[str, object]", document["linux"])
+    seccomp = cast("Mapping[str, object]", linux["seccomp"])
+    stub: dict[str, object] = {"defaultAction": "SCMP_ACT_KILL_PROCESS"}
+    if "flags" in seccomp:
+        stub["flags"] = seccomp["flags"]
+    return {
+        **document,
+        "annotations": {BPF_ANNOTATION: b64encode(program).decode()},
+        "linux": {**linux, "seccomp": stub},
+    }
 
 
 def exec_process(

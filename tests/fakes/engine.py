@@ -10,6 +10,7 @@ from typing import TypeVar, overload
 from noderuntime.api.config import Config, HandlerConfig
 from noderuntime.engine.engine import Engine
 from noderuntime.engine.node import Faults, Parts
+from noderuntime.host.seccomp import OnlyTable
 from noderuntime.policy.model import (
     ContainerConfig,
     ContainerSecurity,
@@ -17,6 +18,7 @@ from noderuntime.policy.model import (
     PodIdentity,
     SandboxConfig,
 )
+from noderuntime.policy.seccomp import IN_LIBSECCOMP
 from tests.fakes.host import FakeCgroups, FakeInits, FakeMounts, FakeNamespaces
 from tests.fakes.network import FakeNetwork
 from tests.fakes.processes import FakeExec, FakeMonitor, FakePortForward, FakeRuntime
@@ -86,6 +88,7 @@ def new_engine(
         port_forward=FakePortForward(world),
         network=FakeNetwork(world),
         images=world.images,
+        seccomp=OnlyTable(IN_LIBSECCOMP),
     )
     return Engine(parts, faults=faults, boot_id=boot_id)
 

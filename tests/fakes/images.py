@@ -26,6 +26,7 @@ class FakeImages:
         self.calls: list[tuple[str, str]] = []
         self.fail: dict[str, BaseException] = {}
         self.gate: asyncio.Event | None = None  # pulls wait for it
+        self.artifacts: dict[str, str] = {}  # what ``artifact`` finds
         self._images: dict[str, Image] = {}
         self._used: dict[str, Image] = {}
 
@@ -77,6 +78,18 @@ class FakeImages:
         for layer in image.layers:
             layer.mkdir(parents=True, exist_ok=True)
         return image
+
+    async def artifact(self, reference: str) -> str:
+        """Find one that a test has put there."""
+        self._call("artifact", reference)
+        if reference not in self.artifacts:
+            raise ImageError(f"{reference} is not there")
+        return self.artifacts[reference]
+
+    async def retain_artifacts(self, references: tuple[str, ...]) -> None:
+        """Forget the others."""
+        self._call("retain_artifacts", " ".join(references))
+        self.artifacts = {k: v for k, v in self.artifacts.items() if k in references}
 
     def find(self, reference: str) -> Image | None:
         digits = id_prefix(reference)

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from noderuntime.images.artifact import SECCOMP_TYPE
+
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -127,6 +129,23 @@ def build_image(
         blobs=blobs,
         layers=tuple(packed),
     )
+
+
+def build_artifact(layers: tuple[bytes, ...], **changes: object) -> BuiltImage:
+    """Return a seccomp profile as KEP-6061 has it; ``changes`` are of its manifest."""
+    config = b"{}"
+    described = [_descriptor("application/json", layer) for layer in layers]
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": SECCOMP_TYPE,
+        "config": _descriptor(SECCOMP_TYPE, config),
+        "layers": described,
+        **changes,
+    }
+    data = json.dumps(manifest).encode()
+    blobs = {digest_of(each): each for each in (config, data, *layers)}
+    return BuiltImage(manifest=data, config=config, blobs=blobs, layers=layers)
 
 
 def _descriptor(media_type: str, data: bytes) -> dict[str, object]:

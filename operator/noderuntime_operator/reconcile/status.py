@@ -32,6 +32,7 @@ class _Nodes:
     pending: tuple[str, ...]  # of matched
     conflicting: dict[str, str]
     stale: int
+    unknown: dict[str, tuple[str, ...]]  # system calls by node that the handler's filter leaves out
 
 
 def write_status(view: View, now: datetime) -> tuple[Action, ...]:
@@ -87,6 +88,7 @@ def _nodes(view: View, runtime: NodeRuntimeSeen) -> _Nodes:
         pending=tuple(node for node in matched if not _serves(view, node, handler)),
         conflicting=dict(view.claims.lost.get(runtime.name, {})),
         stale=sum(_has_stale(view, node) for node in matched),
+        unknown={node: names for node in matched if (names := _unknown(view, node, handler))},
     )
 
 
@@ -101,6 +103,12 @@ def _serves(view: View, node: str, handler: str) -> bool:
 def _has_stale(view: View, node: str) -> bool:
     state = view.states.get(node)
     return bool(state and state.status and state.status.stale_containers)
+
+
+def _unknown(view: View, node: str, handler: str) -> tuple[str, ...]:
+    state = view.states.get(node)
+    told = state.status.unknown_syscalls if state and state.status else ()
+    return next((each.names for each in told if each.handler == handler), ())
 
 
 def _verdict(view: View, resolution: Resolution, nodes: _Nodes) -> _Verdict:
@@ -124,7 +132,19 @@ def _verdict(view: View, resolution: Resolution, nodes: _Nodes) -> _Verdict:
         if nodes.stale
         else ""
     )
-    return _Verdict(state="Ready", reason="Served", message=f"served by {count}{stale}")
+    return _Verdict(
+        state="Ready", reason="Served", message=f"served by {count}{stale}{_left_out(nodes)}"
+    )
+
+
+def _left_out(nodes: _Nodes) -> str:
+    if not nodes.unknown:
+        return ""
+    names = sorted({name for each in nodes.unknown.values() for name in each})
+    return (
+        f"; libseccomp of {_count(len(nodes.unknown), 'node')} does not know {_listed(names)}: the "
+        "filter refuses them there"
+    )
 
 
 def _deleting(pods: Sequence[PodSeen], runtime: NodeRuntimeSeen) -> _Verdict:
@@ -163,9 +183,9 @@ def _why_pending(view: View, node: str) -> str:
     status = state.status if state else None
     if state is None or status is None or status.observed_generation < 0:
         return "its agent has not reported"
-    ready = next((each for each in status.conditions if each.type == "Ready"), None)
-    if ready and ready.status != "True" and ready.message:
-        return ready.message
+    for each in sorted(status.conditions, key=lambda each: each.type != "Ready"):
+        if each.status != "True" and each.message and each.reason != "UnknownSyscalls":
+            return each.message
     wanted = desired_name(view, node)
     return f"it does not serve revision {wanted} yet" if wanted else "it keeps its revision"
 

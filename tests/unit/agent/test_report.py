@@ -69,7 +69,7 @@ def test_ready_says_whether_the_declared_revision_is_served(
 ) -> None:
     written = status_of(STATE, seen, T1)
     assert written.observed_generation == 3
-    (ready,) = written.conditions
+    ready = written.conditions[0]
     assert (ready.type, ready.status, ready.reason) == ("Ready", status, reason)
     assert (ready.observed_generation, ready.last_transition_time) == (3, T1)
     assert ready.message
@@ -105,3 +105,40 @@ def test_stale_containers_are_the_first_hundred_in_order() -> None:
     written = status_of(STATE, Observation(runtime=runtime(stale=150)), T1)
     assert len(written.stale_containers) == 100
     assert written.stale_containers[:2] == ("ns/pod/000", "ns/pod/001")
+
+
+def test_system_calls_that_no_filter_names_are_a_condition() -> None:
+    seen = runtime()
+    unknown = {"restricted": ("statmount", "mseal"), "web": ("mseal",)}
+    served = seen.served.model_copy(update={"unknown_syscalls": unknown})
+    first = status_of(STATE, Observation(runtime=seen), T1)
+    complete = first.conditions[1]
+    assert (complete.type, complete.status) == ("SeccompComplete", "True")
+    found = status_of(
+        replace(STATE, status=first), Observation(runtime=replace(seen, served=served)), T2
+    )
+    lacking = found.conditions[1]
+    assert (lacking.status, lacking.reason) == ("False", "UnknownSyscalls")
+    assert lacking.last_transition_time == T2
+    assert "handler restricted: mseal, statmount; handler web: mseal" in lacking.message
+    assert [each.handler for each in found.unknown_syscalls] == ["restricted", "web"]
+    away = status_of(
+        replace(STATE, status=found),
+        Observation(runtime=None, runtime_error=UnavailableError("no answer")),
+        T2,
+    )
+    assert away.conditions[1] == lacking
+    assert away.unknown_syscalls == found.unknown_syscalls
+
+
+def test_a_handler_whose_artifact_is_missing_is_a_condition() -> None:
+    seen = runtime()
+    missing = {"web": "registry.example.com/x@sha256:00: it did not arrive"}
+    served = seen.served.model_copy(update={"missing_artifacts": missing})
+    found = status_of(STATE, Observation(runtime=replace(seen, served=served)), T1).conditions[1]
+    assert (found.type, found.status, found.reason) == (
+        "SeccompComplete",
+        "False",
+        "ArtifactMissing",
+    )
+    assert "handler web: registry.example.com/x@sha256:00: it did not arrive" in found.message

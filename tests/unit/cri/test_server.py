@@ -137,6 +137,8 @@ async def test_status_tells_conditions_handlers_and_the_agents_part(cri: Client)
         "revisionError": "",
         "handlers": ["restricted"],
         "staleContainers": ["default/web/app"],
+        "unknownSyscalls": {},
+        "missingArtifacts": {},
     }
 
 

@@ -168,7 +168,7 @@ async def test_nothing_is_restored_from_a_checkpoint(engine: Engine, world: Worl
     serve(world, PROFILE)
     container_id = await governed(engine)
     await engine.start_container(container_id)
-    with pytest.raises(UnimplementedError):
+    with pytest.raises((FailedPreconditionError, UnimplementedError)):  # by what the node has
         await engine.checkpoint_container(container_id)
 
 

@@ -110,6 +110,39 @@ def test_an_edit_is_rolled_out_and_counts_as_reconciling_until_it_is_served(
     assert cluster.of(Kind.NODE_RUNTIME)["restricted"]["status"]["profileGeneration"] == 2
 
 
+def test_system_calls_that_a_node_cannot_filter_are_told(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    cluster.of(Kind.STATE)["n1"]["status"]["unknownSyscalls"] = [
+        {"handler": "other", "names": ["listns"]},
+        {"handler": "restricted", "names": ["mseal"]},
+    ]
+    cluster.run_pass()
+    told = condition(cluster, "restricted")
+    assert told["status"] == "True"
+    assert "libseccomp of 1 node does not know mseal: the filter refuses" in told["message"]
+
+
+def test_a_handler_that_waits_for_its_artifact_is_not_served(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted")
+    cluster.settle()
+    status = cluster.of(Kind.STATE)["n1"]["status"]
+    status["handlers"] = []
+    status["conditions"] = [
+        {
+            "type": "SeccompComplete",
+            "status": "False",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+            "reason": "ArtifactMissing",
+            "message": "handler restricted: no such host",
+        }
+    ]
+    cluster.run_pass()
+    told = condition(cluster, "restricted")
+    assert told["status"] == "False"
+    assert "n1 (handler restricted: no such host)" in told["message"]
+
+
 def test_stale_containers_are_counted(cluster: FakeCluster) -> None:
     cluster.runtime("restricted")
     cluster.settle()
