@@ -12,7 +12,12 @@ import pytest
 from noderuntime.api.revision import RevisionHandler, RevisionProfile, make_revision
 from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.engine.engine import Engine
-from noderuntime.errors import DeniedError, InvalidArgumentError, UnimplementedError
+from noderuntime.errors import (
+    DeniedError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    UnimplementedError,
+)
 from noderuntime.policy.model import (
     ContainerSecurity,
     Mount,
