@@ -19,7 +19,7 @@ from noderuntime.engine.steps import Step, Verb, perform
 from noderuntime.engine.work import ContainerWork
 from noderuntime.errors import FailedPreconditionError
 from noderuntime.host.ports import MonitorRequest
-from noderuntime.policy.mounts import is_kubelets
+from noderuntime.policy.mounts import is_kubelets, may_cover
 
 START_ERROR = "StartError"
 START_ERROR_CODE = 128
@@ -107,11 +107,15 @@ async def _oci_start(work: ContainerWork) -> None:
 
 
 async def _leave_out(work: ContainerWork) -> None:
-    """Take other containers' mounts out of what this one has bound, before its process starts.
+    """Look at what was mounted before the process starts; take other containers' mounts out of it.
 
     One that binds "/" or run_dir, with all below it, would else keep the disk space of others, and
     their network namespaces, for as long as it runs.
     """
+    record = work.record
+    if not record.config.security.privileged:
+        declared = [mount.container_path for mount in record.config.mounts]
+        await work.node.parts.mounts.require_own(work.started_pid, may_cover(declared))
     pod = work.node.store.sandboxes.require(work.record.sandbox_id).config.pod
     folders = await work.node.disk.run(_of_run_dir, work.node.paths.run_dir, work.record, pod.uid)
     if folders:

@@ -19,7 +19,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self, cast
 
-from noderuntime.errors import DeadlineExceededError, HostError, InvalidArgumentError, NotFoundError
+from noderuntime.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    HostError,
+    InvalidArgumentError,
+    NotFoundError,
+)
 from noderuntime.host import durable, oom, pids, pipes
 from noderuntime.host.attach import ConmonAttach, send_reopen
 from noderuntime.host.lost_monitor import ExitStatuses, end_log
@@ -297,6 +303,10 @@ def _prepare(bundle: Path, request: MonitorRequest, *, has_log: bool) -> None:
         if ":" in str(request.log_path):
             raise InvalidArgumentError(
                 f"log path {str(request.log_path)!r} has a colon, which the monitor cannot take"
+            )
+        if request.log_path.is_symlink():  # conmon would write to what it names
+            raise FailedPreconditionError(
+                f"log {request.log_path} is a symbolic link; remove it, and see who made it"
             )
         request.log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     for name in _FILES:

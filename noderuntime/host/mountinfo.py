@@ -29,6 +29,7 @@ class MountEntry:
     source: str
     options: str
     shared: bool = False
+    device: str = ""  # major:minor of the file system
 
 
 def _text(field: bytes) -> str:
@@ -53,6 +54,7 @@ def parse(table: bytes) -> tuple[MountEntry, ...]:
                 kind=_text(tail[0]),
                 source=_text(tail[1]),
                 options=_text(tail[2]) if len(tail) > 2 else "",
+                device=fields[2].decode(),
                 shared=any(field.startswith(b"shared:") for field in fields[6:end]),
             )
         )

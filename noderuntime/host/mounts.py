@@ -10,13 +10,14 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from noderuntime.errors import HostError, InvalidArgumentError
+from noderuntime.errors import FailedPreconditionError, HostError, InvalidArgumentError
 from noderuntime.host import mountinfo, syscalls
+from noderuntime.host.own_mounts import misplaced
 from noderuntime.host.ports import MountFeatures, Owners
 from noderuntime.host.threads import in_own_thread, in_pool
 
@@ -73,6 +74,15 @@ class KernelMounts:
         await in_pool(
             _set_bindable, targets, syscalls.MS_PRIVATE if bindable else syscalls.MS_UNBINDABLE
         )
+
+    async def require_own(self, pid: int, declared: Iterable[str]) -> None:
+        """Refuse what is not the OCI runtime's on /dev or below /proc (own_mounts.py)."""
+        table = await in_pool(Path(f"/proc/{pid}/mountinfo").read_bytes)
+        if path := misplaced(table, declared):
+            raise FailedPreconditionError(
+                f"a volume is mounted on {path}, where the container has what confines it; a link "
+                "of the image or of a volume leads there"
+            )
 
     async def leave_out(self, pid: int, folders: Sequence[Path]) -> None:
         """Unmount what is below folders in a process' mount namespace. Raises HostError."""

@@ -8,7 +8,7 @@ a crash. All raise ``HostError``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -148,6 +148,13 @@ class Mounts(Protocol):
 
     async def set_bindable(self, targets: Sequence[Path], *, bindable: bool) -> None:
         """Let mounts be copied with what they are below of, or not; what is none is passed over."""
+        ...
+
+    async def require_own(self, pid: int, declared: Iterable[str]) -> None:
+        """Refuse what is mounted on /dev or below /proc of a process and is not the OCI runtime's.
+
+        ``declared`` are paths that may be mounted upon. Raises FailedPreconditionError.
+        """
         ...
 
     async def leave_out(self, pid: int, folders: Sequence[Path]) -> None:

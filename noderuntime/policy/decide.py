@@ -95,6 +95,7 @@ def admit_container(
     host = host or HostFacts()
     mounts.require_propagation(container, host)
     if rules is None:
+        mounts.require_own_dev(container)
         return _as_the_node_does(container, host, plain)
     facts = ContainerFacts(
         rules=rules, sandbox=sandbox, container=container, image=image, host=host
@@ -102,6 +103,7 @@ def admit_container(
     refusal, findings = _judge(rules, denials_of(facts))
     if refusal is not None:
         return refusal
+    mounts.require_own_dev(container)
     return replace(_under_profile(facts, plain), findings=findings)
 
 

@@ -53,6 +53,9 @@ _PROC_FILES: Final = frozenset(
 )
 
 
+_DEVICES: Final = frozenset(("/dev", "/dev/pts"))
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """A line of mountinfo: ``root`` within the file system ``device`` is at ``point``."""
@@ -76,6 +79,29 @@ def require_well_formed(container: ContainerConfig) -> None:
             raise InvalidArgumentError(
                 f"containers[{container.name}].volumeMounts: a volume cannot be mounted on /"
             )
+
+
+def require_own_dev(container: ContainerConfig) -> None:
+    """Raise InvalidArgumentError for a volume on /dev or over /proc, unless it is privileged.
+
+    The OCI runtime masks files of /proc with the /dev/null that it finds, and sets through /proc
+    what confines the process. Links that lead there are found at the start (host/own_mounts.py).
+    """
+    if container.security.privileged:
+        return
+    for mount in container.mounts:
+        path = _clean(mount.container_path)
+        if path in _DEVICES or (is_below(path, "/proc") and path not in _PROC_FILES):
+            raise InvalidArgumentError(
+                f"containers[{container.name}].{_field(mount)}.mountPath: nothing may be mounted on "
+                f"{printable(path, 80)} of a container that is not privileged; mount it elsewhere, "
+                "for instance below /host"
+            )
+
+
+def may_cover(paths: Iterable[str]) -> frozenset[str]:
+    """Return those of the paths that are files of /proc which a volume may cover."""
+    return _PROC_FILES.intersection(map(_clean, paths))
 
 
 def require_propagation(container: ContainerConfig, host: HostFacts) -> None:

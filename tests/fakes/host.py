@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
@@ -117,6 +117,9 @@ class FakeMounts:
     async def set_bindable(self, targets: Sequence[Path], *, bindable: bool) -> None:
         await self._world.call("mounts.set_bindable")
         self._world.sealed = set() if bindable else set(map(str, targets))
+
+    async def require_own(self, pid: int, declared: Iterable[str]) -> None:
+        await self._world.call("mounts.require_own")
 
     async def leave_out(self, pid: int, folders: Sequence[Path]) -> None:
         await self._world.call("mounts.leave_out")

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tarfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 from noderuntime.api.config import CniConfig, Config, HandlerConfig, ImagesConfig
 from noderuntime.cli.parts import parts_of
 from noderuntime.engine.engine import Engine
-from noderuntime.engine.node import Faults
+from noderuntime.engine.node import Faults, Parts
 from noderuntime.host.cgroups import KernelCgroups, hierarchies
 from noderuntime.host.ports import CgroupDriver
 from noderuntime.images.store import ImageStore
@@ -86,12 +87,16 @@ class RealNode:
             images=ImagesConfig(hosts_dir=self.root / "certs.d"),
         )
 
-    def engine(self, faults: Faults | None = None) -> Engine:
-        """Return an engine on real parts; call it inside the event loop."""
+    def parts(self) -> Parts:
+        """Return real parts."""
         config = self.config
         # runc makes its root at the first start, and leaves it.
         (config.run_dir / "oci" / RUNC.name).mkdir(parents=True, exist_ok=True)
-        return Engine(parts_of(config), faults=faults)
+        return parts_of(config)
+
+    def engine(self, faults: Faults | None = None) -> Engine:
+        """Return an engine on real parts; call it inside the event loop."""
+        return Engine(self.parts(), faults=faults)
 
     def sandbox(self, attempt: int = 0) -> SandboxConfig:
         """Return a Pod with a network of its own."""
@@ -207,8 +212,13 @@ def difference(found: dict[str, list[str]], wanted: dict[str, list[str]]) -> lis
     return lines
 
 
-def write_layout(folder: Path) -> None:
-    """Write an OCI image layout with one layer: busybox. image-spec, image-layout.md."""
+def write_layout(
+    folder: Path, *more: bytes, settings: Mapping[str, object] | None = None
+) -> None:
+    """Write an OCI image layout: busybox, and ``more`` layers on it. image-spec, image-layout.md.
+
+    ``settings`` are of the image's config, beside those that there are.
+    """
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
 
@@ -217,19 +227,20 @@ def write_layout(folder: Path) -> None:
         (blobs / digest).write_bytes(data)
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
 
-    layer = _layer()
+    layers = (_layer(), *more)
+    diff_ids = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
     config = {
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Cmd": ["/bin/busybox", "sh"], "StopSignal": "SIGTERM"},
-        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
+        "config": {"Cmd": ["/bin/busybox", "sh"], "StopSignal": "SIGTERM", **(settings or {})},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
     }
     kind = "application/vnd.oci.image"
     manifest = {
         "schemaVersion": 2,
         "mediaType": f"{kind}.manifest.v1+json",
         "config": blob(json.dumps(config).encode(), f"{kind}.config.v1+json"),
-        "layers": [blob(layer, f"{kind}.layer.v1.tar")],
+        "layers": [blob(layer, f"{kind}.layer.v1.tar") for layer in layers],
     }
     top = blob(json.dumps(manifest).encode(), f"{kind}.manifest.v1+json")
     (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
