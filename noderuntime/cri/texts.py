@@ -24,8 +24,8 @@ MAX_ITEMS: Final = 4096
 
 T = TypeVar("T")
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]")
-_TOKEN: Final = re.compile(r"[^\s\x00-\x1f\x7f]+")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_TOKEN: Final = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]+")
 
 
 def fault(field: str, value: object, why: str) -> InvalidArgumentError:

@@ -20,7 +20,7 @@ from noderuntime.engine.image_volumes import (
 from noderuntime.engine.limits import honourable, ulimits
 from noderuntime.engine.node import Node
 from noderuntime.engine.pid_target import pid_namespace, pin_target
-from noderuntime.engine.sandbox_files import hostname_of
+from noderuntime.engine.sandbox_files import hostname_of, make_closed
 from noderuntime.engine.sandbox_init import look_for_init, shares_pid
 from noderuntime.engine.state import (
     ContainerId,
@@ -130,7 +130,8 @@ def log_path_of(sandbox: SandboxConfig, container: ContainerConfig) -> str:
 
 async def _make_bundle(work: ContainerWork) -> None:
     bundle = work.node.paths.bundle(work.record.id)
-    await work.node.disk.run(bundle.mkdir, 0o711, parents=True, exist_ok=True)
+    owners = owners_of(work)
+    await work.node.disk.run(make_closed, bundle, None if owners is None else owners.gid)
 
 
 async def remove_bundle(work: ContainerWork) -> None:

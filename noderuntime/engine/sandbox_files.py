@@ -14,9 +14,23 @@ HOST_RESOLV_CONF = Path("/etc/resolv.conf")
 
 def write_files(paths: Paths, record: SandboxRecord) -> None:
     """Make the sandbox's folder and both files. Blocking; not fsynced, as run_dir is volatile."""
-    paths.sandbox(record.id).mkdir(mode=0o711, parents=True, exist_ok=True)
+    users = record.config.namespaces.user
+    make_closed(paths.sandbox(record.id), None if users is None else users.gids.host_id)
     _write(paths.resolv_conf(record.id), resolv_conf(record.config.dns))
     _write(paths.hostname(record.id), hostname_of(record) + "\n")
+
+
+def make_closed(folder: Path, group: int | None) -> None:
+    """Make a folder that no user of the node can enter. Blocking.
+
+    Its mounts are in the node's /proc/mounts for all to read: whoever could enter would run what an
+    image has with a set-user-ID bit (CVE-2021-41103). ``group`` is the root of a Pod's own user
+    namespace, which must reach what is mounted there.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if group is not None:
+        os.chown(folder, -1, group)
+        folder.chmod(0o710)
 
 
 def resolv_conf(dns: Dns) -> str:

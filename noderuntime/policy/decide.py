@@ -103,7 +103,6 @@ def admit_container(
     refusal, findings = _judge(rules, denials_of(facts))
     if refusal is not None:
         return refusal
-    mounts.require_own_dev(container)
     return replace(_under_profile(facts, plain), findings=findings)
 
 

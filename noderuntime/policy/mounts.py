@@ -91,7 +91,7 @@ def require_own_dev(container: ContainerConfig) -> None:
         return
     for mount in container.mounts:
         path = _clean(mount.container_path)
-        if path in _DEVICES or (is_below(path, "/proc") and path not in _PROC_FILES):
+        if _covers_confinement(path):
             raise InvalidArgumentError(
                 f"containers[{container.name}].{_field(mount)}.mountPath: nothing may be mounted on "
                 f"{printable(path, 80)} of a container that is not privileged; mount it elsewhere, "
@@ -177,21 +177,25 @@ def propagation_is_contained(facts: ContainerFacts) -> Iterator[Denial]:
 
 
 def proc_is_not_covered(facts: ContainerFacts) -> Iterator[Denial]:
-    """Refuse mounts over /proc: the OCI runtime sets attributes through it (CVE-2019-16884)."""
+    """Refuse mounts over /proc and /dev.
+
+    The OCI runtime sets attributes through the one (CVE-2019-16884), and masks with /dev/null.
+    """
+    if facts.container.security.privileged:
+        return
     for mount in facts.container.mounts:
         path = _clean(mount.container_path)
-        if (
-            not is_below(path, "/proc")
-            or path in _PROC_FILES
-            or facts.container.security.privileged
-        ):
-            continue
-        yield facts.deny(
-            f"{_field(mount)}.mountPath",
-            path,
-            "nothing may be mounted over /proc",
-            "mount it elsewhere, for instance below /host",
-        )
+        if _covers_confinement(path):
+            yield facts.deny(
+                f"{_field(mount)}.mountPath",
+                path,
+                f"nothing may be mounted over {'/proc' if is_below(path, '/proc') else path}",
+                "mount it elsewhere, for instance below /host",
+            )
+
+
+def _covers_confinement(path: str) -> bool:
+    return path in _DEVICES or (is_below(path, "/proc") and path not in _PROC_FILES)
 
 
 def recursive_readonly(facts: ContainerFacts) -> frozenset[str]:
