@@ -317,3 +317,7 @@ def _kill_members(path: Path) -> None:
             for pid in (directory / "cgroup.procs").read_text().split():
                 with suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
+        frozen = directory / "freezer.state"  # v1: a signal waits there for the thaw
+        with suppress(FileNotFoundError):
+            if frozen.exists():
+                frozen.write_text("THAWED")

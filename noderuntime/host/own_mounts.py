@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Final
 
 from noderuntime.host import mountinfo
 
 _ONCE: Final = ("/dev", "/dev/pts", "/proc")
-_PROC: Final = PurePosixPath("/proc")
+_PROC: Final = Path("/proc")
 
 
 def misplaced(table: bytes, declared: Iterable[str] = ()) -> str:

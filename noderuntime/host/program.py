@@ -57,6 +57,7 @@ class ReadOnlyProgram:
     def _mounted(self, found: os.stat_result, name: str) -> Path:
         target = self._folder / name / self._binary.name
         try:
+            self._folder.mkdir(mode=_MODE, parents=True, exist_ok=True)
             target.parent.mkdir(mode=_MODE, parents=True, exist_ok=True)
             if not target.exists():
                 target.touch(mode=_MODE)

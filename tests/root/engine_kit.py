@@ -212,9 +212,7 @@ def difference(found: dict[str, list[str]], wanted: dict[str, list[str]]) -> lis
     return lines
 
 
-def write_layout(
-    folder: Path, *more: bytes, settings: Mapping[str, object] | None = None
-) -> None:
+def write_layout(folder: Path, *more: bytes, settings: Mapping[str, object] | None = None) -> None:
     """Write an OCI image layout: busybox, and ``more`` layers on it. image-spec, image-layout.md.
 
     ``settings`` are of the image's config, beside those that there are.

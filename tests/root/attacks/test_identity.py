@@ -114,14 +114,15 @@ async def test_a_passwd_that_is_no_file_neither_hangs_nor_leads_out(
     outside.write_text(content)
     device = special(name, tarfile.CHRTYPE)
     device.devmajor, device.devminor = 1, 5  # /dev/zero
-    entry = {
+    entries: dict[str, tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]] = {
         "fifo": special(name, tarfile.FIFOTYPE),
         "device": device,
         "folder": special(name, tarfile.DIRTYPE),
         "large": file(name, content + "x" * (1 << 20)),
         "link": link(name, "../" * 12 + str(outside).lstrip("/")),
         "loop": link(name, "passwd" if name == "etc/passwd" else "group"),
-    }[kind]
+    }
+    entry = entries[kind]
     user = "app" if name == "etc/passwd" else "0:app"
     with pytest.raises((HostError, InvalidArgumentError, NodeRuntimeError)):
         image = await attack.image(entry, User=user)

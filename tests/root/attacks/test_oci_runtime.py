@@ -41,7 +41,11 @@ async def test_cve_2019_5736_a_container_writes_to_the_runtime_that_starts_it(
         " echo x > /proc/self/fd/3 && echo won > /tmp/won) ;; esac; done; done"
     )
     container_id = await attack.run(attack.node.container(script=script), handler)
-    for command in (("/bin/busybox", "true"), ("/proc/self/exe", "--version")):
+    commands: tuple[tuple[str, str], ...] = (
+        ("/bin/busybox", "true"),
+        ("/proc/self/exe", "--version"),
+    )
+    for command in commands:
         for _ in range(4):
             try:
                 await attack.engine.exec_sync(container_id, command, 5.0)
