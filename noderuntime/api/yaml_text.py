@@ -20,7 +20,7 @@ def documents(data: bytes) -> list[object]:
         }
 
         def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401  # PyYAML's own
-            if self.check_event(yaml.AliasEvent):
+            if self.check_event(yaml.AliasEvent):  # pyright: ignore[reportUnknownMemberType]
                 raise ValueError("it has an alias (*name); write it out")
             return super().compose_node(parent, index)
 

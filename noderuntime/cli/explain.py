@@ -47,8 +47,9 @@ def explain(options: argparse.Namespace) -> list[PodReport]:
     found = declared.read({name: _read(name) for name in (*options.profile, *options.node_runtime)})
     config = options.image_config
     of_image = image.read(options.user, config, _read(config) if config else None)
+    shown = "standard input" if options.pod == "-" else options.pod
     reports: list[PodReport] = []
-    for each in workloads(options.pod, _read(options.pod), options.namespace):
+    for each in workloads(shown, _read(options.pod), options.namespace):
         runtime = declared.chosen_runtime(found, each.pod.spec.runtime_class_name)
         profile = declared.chosen_profile(found, options.profile_name, runtime)
         rules = declared.rules(found, profile, runtime)

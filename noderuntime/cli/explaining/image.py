@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -81,10 +81,12 @@ def _config(name: str, data: bytes) -> ImageConfig:
     if len(data) > LARGEST:
         raise ConfigError(f"{name}: is larger than {LARGEST >> 20} MiB")
     try:
-        document = json.loads(data)
+        document: object = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: is not JSON: {str(error)[:200]}") from error
-    body = document.get("config", document) if isinstance(document, dict) else document
+    body: object = document
+    if isinstance(document, dict):  # image-spec has it below "config"
+        body = cast("dict[str, object]", document).get("config", body)
     found = parsed(_Config, body, name, "config")
     return ImageConfig(
         user=found.User,

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from noderuntime.api.quantity import show_bytes
-from noderuntime.api.securityprofile import Section
 from noderuntime.cli.explaining import image as images
 from noderuntime.cli.explaining.image import Image
 from noderuntime.cli.manifest import amounts, requests
@@ -21,7 +20,7 @@ from noderuntime.cri import convert
 from noderuntime.cri.convert_security import HostFacts as Kernel
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
 from noderuntime.policy import checks, decide, exceptions, spec
-from noderuntime.policy.denial import Denial
+from noderuntime.policy.denial import Denial, listed
 from noderuntime.policy.model import (
     ContainerConfig,
     ContainerGrant,
@@ -35,11 +34,14 @@ from noderuntime.policy.rules import SHM_BYTES, HandlerRules
 from noderuntime.policy.spec import SpecLayout
 
 Verdict = Literal["allowed", "set", "recorded", "unknown", "refused"]
-_OF_POD: Final = ("privileged", "hostNamespaces", "userNamespace", "sysctls")
+# The rules in the order of the checks; what is judged for the Pod is not told again for a container.
+_OF_POD: Final = tuple(dict.fromkeys(section for section, _ in checks.SANDBOX_CHECKS))
 _OF_CONTAINER: Final = tuple(
-    name
-    for name in get_args(Section)
-    if name not in ("hostNamespaces", "userNamespace", "sysctls", "appArmor", "seLinux")
+    dict.fromkeys(
+        section
+        for section, _ in checks.CONTAINER_CHECKS
+        if section == "privileged" or section not in _OF_POD
+    )
 )
 # What a profile sets: the parts of a grant, by the field of the profile.
 _SET: Final[Mapping[str, tuple[str, ...]]] = {
@@ -51,6 +53,13 @@ _SET: Final[Mapping[str, tuple[str, ...]]] = {
     "maskedPaths": ("masked_paths",),
     "readonlyPaths": ("readonly_paths",),
     "ulimits": ("ulimits",),
+}
+# How the policy's sentences about what it set begin (``ContainerGrant.changes``).
+_SENTENCES: Final = {
+    "seccomp": "securityContext.seccompProfile",
+    "resources": "resources.",
+    "noNewPrivileges": "securityContext.allowPrivilegeEscalation",
+    "rootFilesystem": "securityContext.readOnlyRootFilesystem",
 }
 _RUN: Final = "/run/noderuntime"
 _ANY_FILTER: Final = '{"defaultAction": "SCMP_ACT_ERRNO"}'  # for one that only the node reads
@@ -205,21 +214,24 @@ def _row(
 
 
 def _says(field: str, plain: ContainerGrant, grant: ContainerGrant) -> tuple[str, ...]:
-    """Return what the profile sets there: its own sentences, or that it differs."""
+    """Return what the profile sets there; nothing where it changes nothing."""
     if all(getattr(plain, part) == getattr(grant, part) for part in _SET.get(field, ())):
         return ()
-    words = {
-        "seccomp": ("seccompProfile",),
-        "resources": ("resources.",),
-        "noNewPrivileges": ("allowPrivilegeEscalation",),
-        "rootFilesystem": ("readOnlyRootFilesystem",),
-    }.get(field, ())
-    said = tuple(each for each in grant.changes if any(word in each for word in words))
-    if field == "capabilities":
-        said = (f"the container has {', '.join(grant.capabilities) or 'none'}",)
-    if field == "resources" and grant.pids_limit is not None:
-        said = (*said, f"at most {grant.pids_limit} processes and threads")
-    return said or ("see the difference below",)
+    limits = tuple(f"{each.name} {each.soft}:{each.hard}" for each in grant.ulimits)
+    most = grant.pids_limit
+    beside: dict[str, tuple[str, ...]] = {
+        "capabilities": (f"the container has {listed(grant.capabilities, 'none')}",),
+        "resources": () if most is None else (f"at most {most} processes and threads",),
+        "maskedPaths": (_added(plain.masked_paths, grant.masked_paths),),
+        "readonlyPaths": (_added(plain.readonly_paths, grant.readonly_paths),),
+        "ulimits": (listed(limits),),
+    }
+    said = (each for each in grant.changes if each.startswith(_SENTENCES.get(field, "-")))
+    return (*said, *beside.get(field, ())) or ("the profile's own",)
+
+
+def _added(before: tuple[str, ...], after: tuple[str, ...]) -> str:
+    return f"adds {listed(tuple(path for path in after if path not in before))}"
 
 
 def _open_fields(
@@ -254,7 +266,7 @@ def _without(rules: HandlerRules, fields: frozenset[str]) -> HandlerRules:
 def _notes(rules: HandlerRules, held: HandlerRules, grant: SandboxGrant | Denial) -> Iterable[str]:
     relaxed = sorted(held.audit_sections - rules.audit_sections)
     if relaxed:
-        yield f"an exception holds for this Pod now: {', '.join(relaxed)} are only recorded"
+        yield f"an exception holds for this Pod now; only recorded: {', '.join(relaxed)}"
     if isinstance(grant, SandboxGrant) and grant.shm_bytes != SHM_BYTES:
         yield f"shared memory has {show_bytes(grant.shm_bytes)}, as resources.shm says"
 
@@ -267,9 +279,10 @@ def _container_notes(known: _Judged, request: ContainerRequest) -> Iterable[str]
         name = user.run_as_username
         unknown.insert(0, f"the number of its user {name}" if name else "its user")
     if unknown:
+        of_user = "user" in unknown[0]
         yield (
-            f"known by the image alone: {' and '.join(unknown)}"
-            f"{' (0 below)' if 'user' in unknown[0] else ''}; tell it with --user or --image-config"
+            f"known by the image alone: {' and '.join(unknown)}{' (0 below)' if of_user else ''}; tell "
+            f"it with {'--user or ' if of_user else ''}--image-config"
         )
     if rules.seccomp.artifact:
         yield f"the filter is the artifact {rules.seccomp.artifact}, which is not fetched here"

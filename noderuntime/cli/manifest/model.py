@@ -7,7 +7,7 @@ Source: k8s.io/api ``core/v1`` v1.37.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
@@ -41,7 +41,8 @@ class Part(BaseModel):
     @classmethod
     def _without_nulls(cls, value: Any) -> Any:  # noqa: ANN401 - whatever the file holds
         if isinstance(value, dict):
-            return {key: each for key, each in value.items() if each is not None}
+            found = cast("dict[object, object]", value)
+            return {key: each for key, each in found.items() if each is not None}
         return value
 
 

@@ -25,7 +25,7 @@ TEMPLATES: Final[dict[str, tuple[str, ...]]] = {
     "Job": ("spec", "template"),
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
-LARGEST: Final = 8 << 20  # bytes of a file
+LARGEST: Final = 4 << 20  # bytes of a file
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _WORDS: Final = {
@@ -54,7 +54,8 @@ def documents(name: str, data: bytes) -> list[object]:
         raise ConfigError(f"{name}: is not YAML: {printable(str(error), 300)}") from error
     result: list[object] = []
     for each in found:
-        items = each.get("items") if isinstance(each, dict) and each.get("kind") == "List" else None
+        body = cast("Mapping[str, object]", each if isinstance(each, dict) else {})
+        items = body.get("items") if body.get("kind") == "List" else None
         result += cast("list[object]", items) if isinstance(items, list) else [each]
     return result
 
