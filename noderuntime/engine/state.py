@@ -72,3 +72,4 @@ class ContainerRecord:
     additional_gids: tuple[int, ...] = ()
     oci_runtime: str = ""  # of its sandbox, so that a cleanup does not need the sandbox's record
     stop_signal: str = ""  # container's, else image's, as named there; kept as the image may go
+    monitor_lost: bool = False  # it was killed: the container runs on, its log does not

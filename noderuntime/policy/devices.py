@@ -8,7 +8,7 @@ names".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from posixpath import normpath
 
 from noderuntime.policy.denial import Denial, listed, printable
@@ -51,12 +51,12 @@ def are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
             )
 
 
-def judge_cdi(facts: ContainerFacts, names: Iterable[str]) -> Iterator[Denial]:
+def cdi_devices_are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
     """Refuse CDI devices by their qualified names; ``vendor.com/class=*`` allows a class."""
     rules = facts.rules
     if rules.privileged:
         return
-    for name in names:
+    for name in facts.container.cdi_devices:
         kind, _, device = name.partition("=")
         if name not in rules.cdi and not (device and f"{kind}=*" in rules.cdi):
             yield facts.deny(

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from posixpath import normpath
 from typing import Final, TypeVar
 
-from noderuntime.errors import InvalidArgumentError
+from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
 from noderuntime.policy.denial import Denial, listed, printable
 from noderuntime.policy.facts import ContainerFacts
-from noderuntime.policy.model import ContainerConfig, Mount, Propagation
+from noderuntime.policy.model import ContainerConfig, HostFacts, Mount, Propagation
 from noderuntime.policy.rules import DeviceRule, HostPathRule
 
 _Rule = TypeVar("_Rule", HostPathRule, DeviceRule)
@@ -76,6 +76,45 @@ def require_well_formed(container: ContainerConfig) -> None:
             raise InvalidArgumentError(
                 f"containers[{container.name}].volumeMounts: a volume cannot be mounted on /"
             )
+
+
+def require_propagation(container: ContainerConfig, host: HostFacts) -> None:
+    """Raise FailedPreconditionError where mounts could not propagate as they are asked to.
+
+    What is mounted below a path is seen elsewhere only where the mount that the path is in is
+    shared; to hear of the node's, a slave of a shared one is enough. A node whose mount table was
+    not handed over is not judged.
+    """
+    for mount in container.mounts:
+        if mount.propagation is Propagation.PRIVATE or mount.image or not host.mountinfo:
+            continue
+        path = _clean(host.real_paths.get(mount.host_path, mount.host_path))
+        point, tags = _mount_of(path, host.mountinfo)
+        both = mount.propagation is Propagation.BIDIRECTIONAL
+        if "shared" in tags or ("master" in tags and not both):
+            continue
+        raise FailedPreconditionError(
+            f"containers[{container.name}].{_field(mount)}.mountPropagation: "
+            f"{'Bidirectional' if both else 'HostToContainer'} is not possible, as "
+            f"{printable(path, 200)} is in the mount {printable(point, 200)}, which is not shared"
+            f"{'' if both else ' nor a slave'} on this node; make it so (mount --make-shared), or use "
+            f"{'HostToContainer or None' if 'master' in tags else 'None'}"
+        )
+
+
+def _mount_of(path: str, mountinfo: str) -> tuple[str, frozenset[str]]:
+    """Return the mount point that a path is in, and the mount's tags (shared, master, ...)."""
+    found: tuple[str, frozenset[str]] = ("/", frozenset())
+    for line in mountinfo.splitlines():
+        fields, _, _ = line.partition(" - ")
+        parts = fields.split(" ")
+        if len(parts) < 6:
+            continue
+        point = _unescape(parts[4])
+        # What was mounted later lies over what was before.
+        if is_below(path, point) and len(point) >= len(found[0]):
+            found = (point, frozenset(tag.partition(":")[0] for tag in parts[6:]))
+    return found
 
 
 def host_paths_are_allowed(facts: ContainerFacts) -> Iterator[Denial]:

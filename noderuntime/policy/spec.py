@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, cast
 
-from noderuntime.policy.model import ContainerGrant, Mount, Propagation, UserNamespace
+from noderuntime.policy.model import ContainerGrant, Mount, Propagation, Resources, UserNamespace
 from noderuntime.policy.seccomp import filter_of
 
 OCI_VERSION: Final = "1.0.2"
@@ -55,6 +55,10 @@ class DeviceNode:
     mode: int = 0o660
     uid: int = 0
     gid: int = 0
+
+    def owned_by(self, uid: int, gid: int) -> DeviceNode:
+        """Return the same device with another owner."""
+        return replace(self, uid=uid, gid=gid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +156,7 @@ def _linux(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
         "resources": _resources(grant, layout),
         "maskedPaths": list(grant.masked_paths),
         "readonlyPaths": list(grant.readonly_paths),
-        "devices": [_device(device) for device in layout.devices],
+        "devices": [device_entry(device) for device in layout.devices],
     }
     if layout.users is not None:
         linux |= mappings(layout.users)
@@ -198,8 +202,30 @@ def _namespaces(grant: ContainerGrant, layout: SpecLayout) -> list[dict[str, str
     return result
 
 
+def with_resources(document: Mapping[str, object], asked: Resources) -> dict[str, object]:
+    """Return config.json with other limits; devices and PIDs stay. Raises KeyError, TypeError."""
+    linux = cast("Mapping[str, object]", document["linux"])
+    process = cast("Mapping[str, object]", document["process"])
+    kept = cast("Mapping[str, object]", linux["resources"])
+    resources = {key: kept[key] for key in ("devices", "pids") if key in kept} | _limits(asked)
+    return {
+        **document,
+        "process": {**process, "oomScoreAdj": asked.oom_score_adj},
+        "linux": {**linux, "resources": resources},
+    }
+
+
 def _resources(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
-    asked = grant.resources
+    rules: list[dict[str, object]] = [{"allow": grant.privileged, "access": "rwm"}]
+    if not grant.privileged:
+        rules += map(device_rule, layout.devices)
+    result: dict[str, object] = {"devices": rules, **_limits(grant.resources)}
+    if grant.pids_limit is not None:
+        result["pids"] = {"limit": grant.pids_limit}
+    return result
+
+
+def _limits(asked: Resources) -> dict[str, object]:
     cpu: dict[str, object] = {
         "shares": asked.cpu_shares,
         "quota": asked.cpu_quota_us,
@@ -211,16 +237,10 @@ def _resources(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
         "limit": asked.memory_limit_bytes,
         "swap": asked.memory_swap_limit_bytes,
     }  # swap -1: any
-    allowed: list[dict[str, object]] = [{"allow": grant.privileged, "access": "rwm"}]
-    if not grant.privileged:  # a node in /dev is of no use to what the cgroup keeps away from it
-        allowed += [_access(device) for device in layout.devices]
     result: dict[str, object] = {
-        "devices": allowed,
         "cpu": {key: value for key, value in cpu.items() if value and value != -1},
         "memory": {key: value for key, value in memory.items() if value},
     }
-    if grant.pids_limit is not None:
-        result["pids"] = {"limit": grant.pids_limit}
     if asked.hugepage_limits_bytes:
         result["hugepageLimits"] = [
             {"pageSize": size, "limit": limit}
@@ -231,7 +251,8 @@ def _resources(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     return result
 
 
-def _access(device: DeviceNode) -> dict[str, object]:
+def device_rule(device: DeviceNode) -> dict[str, object]:
+    """Return the cgroup's rule: to make the node is not yet to be allowed to use it."""
     return {
         "allow": True,
         "type": device.kind,
@@ -241,7 +262,8 @@ def _access(device: DeviceNode) -> dict[str, object]:
     }
 
 
-def _device(device: DeviceNode) -> dict[str, object]:
+def device_entry(device: DeviceNode) -> dict[str, object]:
+    """Return the node that the OCI runtime makes."""
     return {
         "path": device.path,
         "type": device.kind,
