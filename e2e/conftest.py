@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def layout() -> Layout:
     """Where the cluster is."""
     if os.geteuid() != 0:
-        pytest.skip("a real cluster needs root")
+        pytest.fail("a real cluster needs root: become root to run these tests")
     return this_layout()
 
 
@@ -42,6 +42,12 @@ def is_up(layout: Layout) -> bool:
     """Whether somebody's cluster runs already."""
     entry = State(layout.state).find("process", name="kube-apiserver")
     return entry is not None and processes.is_alive(entry["pid"], entry["started"])
+
+
+def require_none(layout: Layout) -> None:
+    """Fail the test where it cannot run: it makes a cluster itself, and there is room for one."""
+    if is_up(layout):
+        pytest.fail("a cluster is up, and this test makes and removes one: run `make down` first")
 
 
 @pytest.fixture(scope="session")

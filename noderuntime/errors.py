@@ -16,8 +16,15 @@ class NodeRuntimeError(Exception):
     reason: ClassVar[str] = "Error"
 
     def for_kubelet(self) -> str:
-        """Return the sentence that the kubelet puts into the Pod's events, on one line."""
-        return " ".join(str(self).split())
+        r"""Return the sentence that the kubelet puts into the Pod's events, on one line.
+
+        It may quote a caller: what a terminal would obey, or not show, is written as ``\x1b``.
+        """
+        return "".join(map(_visible, " ".join(str(self).split())))
+
+
+def _visible(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
 class InvalidArgumentError(NodeRuntimeError):
@@ -89,6 +96,12 @@ class ImageError(NodeRuntimeError):
     """An image could not be pulled, verified or unpacked."""
 
     reason = "ImageFailed"
+
+
+class ImageNameError(ImageError, InvalidArgumentError):
+    """What should name an image does not: it is the caller's mistake."""
+
+    reason = "InvalidImageName"
 
 
 class RegistryUnavailableError(ImageError):

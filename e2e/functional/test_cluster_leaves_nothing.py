@@ -13,7 +13,7 @@ import pytest
 from e2e.cluster import census
 from e2e.cluster.layout import Layout
 from e2e.cluster.state import State
-from e2e.conftest import is_up
+from e2e.conftest import require_none
 from e2e.framework.cluster import Cluster, assert_as_before, run_command
 
 pytestmark = pytest.mark.timeout(900)
@@ -22,8 +22,7 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture(autouse=True)
 def machine(layout: Layout) -> Iterator[census.Census]:
     """The machine before the test; at the test's end it must be as it was."""
-    if is_up(layout):
-        pytest.skip("a cluster is up: `make down` first")
+    require_none(layout)
     before = census.take()
     try:
         yield before

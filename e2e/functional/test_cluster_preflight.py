@@ -7,17 +7,14 @@ import socket
 import subprocess
 import sys
 
-import pytest
-
 from e2e.cluster import census
 from e2e.cluster.layout import Layout
-from e2e.conftest import is_up
+from e2e.conftest import require_none
 from e2e.framework.cluster import assert_as_before
 
 
 def test_a_taken_port_is_told_with_its_holder_and_nothing_is_started(layout: Layout) -> None:
-    if is_up(layout):
-        pytest.skip("a cluster is up: `make down` first")
+    require_none(layout)
     before = census.take()
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

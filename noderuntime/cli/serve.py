@@ -14,7 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from noderuntime.api.config import Config, load_config
-from noderuntime.cli import places, tracing
+from noderuntime.cli import heap, places, tracing
 from noderuntime.cli.parts import parts_of
 from noderuntime.cli.signals import notify, until_signal
 from noderuntime.cri.image_service import ImageService
@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 def main(options: argparse.Namespace) -> int:
     """Run until a signal. Raises ConfigError, UnavailableError."""
+    heap.keep_small()
     log.setup(logging.getLevelNamesMapping()[options.log_level.upper()])
     config = load_config(options.config)
     with places.only_one(config):

@@ -41,6 +41,8 @@ CODES: Final[dict[type[errors.NodeRuntimeError], grpc.StatusCode]] = {
 OTHER_CODE: Final = grpc.StatusCode.UNKNOWN
 # grpc-message travels percent-encoded in a header whose list is cut at 8 KiB by gRPC's default.
 MAX_SENTENCE_CHARS: Final = 2000
+MAX_SENTENCE_BYTES: Final = 6000  # as it travels, where a character takes up to twelve
+MAX_MESSAGE_BYTES: Final = 16 << 20  # maxMsgSize of k8s.io/cri-client pkg/utils.go
 
 Unary = Callable[[Any], Awaitable[Message]]
 Streaming = Callable[[Any], AsyncIterator[Message]]
@@ -74,7 +76,7 @@ def unary(method: Method, call: Unary) -> Handler:
                     request = _read(method, raw)
                     with log.fields(**ids_of(request)):
                         answer = await call(request)
-                    return answer.SerializeToString()
+                    return _bounded(answer)
             except errors.NodeRuntimeError as error:
                 await _refuse(context, error)
             except Exception as error:  # noqa: BLE001  # the boundary: a bug becomes INTERNAL
@@ -93,7 +95,7 @@ def streaming(method: Method, call: Streaming) -> Handler:
                     request = _read(method, raw)
                     with log.fields(**ids_of(request)):
                         async for answer in call(request):
-                            yield answer.SerializeToString()
+                            yield _bounded(answer)
             except errors.NodeRuntimeError as error:
                 await _refuse(context, error)
             except Exception as error:  # noqa: BLE001  # the boundary: a bug becomes INTERNAL
@@ -157,6 +159,27 @@ def _read(method: Method, raw: bytes) -> Message:
     return request
 
 
+def _bounded(answer: Message) -> bytes:
+    """Return the answer's bytes. Raises ResourceExhaustedError, as the caller would not take them."""
+    raw = answer.SerializeToString()
+    if len(raw) > MAX_MESSAGE_BYTES:
+        raise errors.ResourceExhaustedError(
+            f"the answer has {len(raw)} bytes, and a CRI client takes {MAX_MESSAGE_BYTES}; ask for "
+            "less with a filter, or for a list by its Stream method"
+        )
+    return raw
+
+
+def shortened(sentence: str) -> str:
+    """Return the sentence as far as it fits into a header of HTTP/2, percent-encoded."""
+    left = MAX_SENTENCE_BYTES
+    for end, char in enumerate(sentence[:MAX_SENTENCE_CHARS]):
+        left -= 1 if " " <= char <= "~" and char != "%" else 3 * len(char.encode())
+        if left < 0:
+            return sentence[:end]
+    return sentence[:MAX_SENTENCE_CHARS]
+
+
 @contextmanager
 def _traced(method: Method, context: Context) -> Generator[None]:
     started = time.monotonic()
@@ -192,7 +215,7 @@ async def _refuse(context: Context, error: errors.NodeRuntimeError) -> NoReturn:
     code = code_of(error)
     sentence = error.for_kubelet()
     _log.info("call refused", extra={"code": code.name, "reason": error.reason, "text": sentence})
-    await context.abort(code, sentence[:MAX_SENTENCE_CHARS])
+    await context.abort(code, shortened(sentence))
     raise AssertionError("abort returns never")  # pragma: no cover
 
 

@@ -48,8 +48,8 @@ class ImageService:
         self, request: pb.StreamImagesRequest
     ) -> AsyncIterator[pb.StreamImagesResponse]:
         """StreamImages."""
-        for part in chunks(self._images(request.filter)):
-            yield pb.StreamImagesResponse(images=map(answers.image, part))
+        for part in chunks(map(answers.image, self._images(request.filter))):
+            yield pb.StreamImagesResponse(images=part)
 
     async def image_status(self, request: pb.ImageStatusRequest) -> pb.ImageStatusResponse:
         """ImageStatus; an image that is not there is an empty answer, not an error."""

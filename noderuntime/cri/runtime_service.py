@@ -6,10 +6,12 @@ RestorePod, which no runtime serves yet.
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from google.protobuf.message import Message
 
 from noderuntime.cri import answers, convert, filters, status, texts
+from noderuntime.cri.boundary import MAX_MESSAGE_BYTES
 from noderuntime.cri.convert_security import HostFacts, read_host_facts
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.cri.streaming.tokens import Forward, RemoteCommand, Ticket
@@ -25,8 +27,12 @@ if TYPE_CHECKING:
     from noderuntime.engine.engine import Engine
     from noderuntime.host.ports import CgroupDriver
 
-CHUNK: Final = 100  # items a message of the Stream* lists
+CHUNK: Final = 100  # items a message of the Stream* lists, and their bytes: labels may be large
+CHUNK_BYTES: Final = 4 << 20
+EXEC_BYTES: Final = MAX_MESSAGE_BYTES - 4096  # of both outputs of ExecSync, as CRI has it
 MAX_TIMEOUT_S: Final = 10 * 365 * 86400  # a grace period may be long, but must fit a clock
+
+M = TypeVar("M", bound=Message)
 
 
 class Urls(Protocol):
@@ -153,8 +159,9 @@ class RuntimeService:
         self, request: pb.StreamPodSandboxesRequest
     ) -> AsyncIterator[pb.StreamPodSandboxesResponse]:
         """StreamPodSandboxes."""
-        for part in chunks(filters.sandboxes(self._engine.sandboxes(), request.filter)):
-            yield pb.StreamPodSandboxesResponse(pod_sandboxes=map(answers.sandbox_item, part))
+        found = filters.sandboxes(self._engine.sandboxes(), request.filter)
+        for part in chunks(map(answers.sandbox_item, found)):
+            yield pb.StreamPodSandboxesResponse(pod_sandboxes=part)
 
     async def create_container(
         self, request: pb.CreateContainerRequest
@@ -202,8 +209,9 @@ class RuntimeService:
         self, request: pb.StreamContainersRequest
     ) -> AsyncIterator[pb.StreamContainersResponse]:
         """StreamContainers."""
-        for part in chunks(filters.containers(self._engine.containers(), request.filter)):
-            yield pb.StreamContainersResponse(containers=map(answers.container_item, part))
+        found = filters.containers(self._engine.containers(), request.filter)
+        for part in chunks(map(answers.container_item, found)):
+            yield pb.StreamContainersResponse(containers=part)
 
     async def update_resources(
         self, request: pb.UpdateContainerResourcesRequest
@@ -252,9 +260,9 @@ class RuntimeService:
         argv = _argv(request.cmd)
         timeout_s = texts.number("timeout", request.timeout, 0, MAX_TIMEOUT_S)
         result = await self._engine.exec_sync(self._running(request.container_id), argv, timeout_s)
-        return pb.ExecSyncResponse(
-            stdout=result.stdout, stderr=result.stderr, exit_code=result.exit_code
-        )
+        stderr = result.stderr[: max(EXEC_BYTES - len(result.stdout), EXEC_BYTES // 2)]
+        stdout = result.stdout[: EXEC_BYTES - len(stderr)]
+        return pb.ExecSyncResponse(stdout=stdout, stderr=stderr, exit_code=result.exit_code)
 
     async def exec(self, request: pb.ExecRequest) -> pb.ExecResponse:
         """Exec: a URL."""
@@ -308,10 +316,17 @@ class RuntimeService:
         return record.id
 
 
-def chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
+def chunks(items: Iterable[M]) -> Iterator[list[M]]:
     """Return parts that each fit a message well (16 MiB is the limit of the CRI client)."""
-    left = iter(items)
-    while part := list(itertools.islice(left, CHUNK)):
+    part: list[M] = []
+    size = 0
+    for item in items:
+        size += (added := item.ByteSize())
+        if part and (len(part) >= CHUNK or size > CHUNK_BYTES):
+            yield part
+            part, size = [], added
+        part.append(item)
+    if part:
         yield part
 
 

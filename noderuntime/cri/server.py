@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from noderuntime.cri.image_service import ImageService
     from noderuntime.cri.runtime_service import RuntimeService
 
-MAX_MESSAGE_BYTES: Final = 16 << 20  # maxMsgSize of k8s.io/cri-client pkg/utils.go
+MAX_MESSAGE_BYTES: Final = boundary.MAX_MESSAGE_BYTES
 SOCKET_MODE: Final = 0o660
 MAX_SOCKET_PATH: Final = 107  # sun_path without its NUL, unix(7)
 # What the agent may call: who talks CRI without bounds is root on the node.

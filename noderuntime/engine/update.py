@@ -61,8 +61,7 @@ def _require_updatable(node: Node, container_id: str) -> ContainerRecord:
 
 
 async def _set(node: Node, record: ContainerRecord, wanted: Resources) -> None:
-    lifts_quota = wanted.cpu_quota_us < 0
-    told = replace(wanted, cpu_quota_us=0) if lifts_quota else wanted
+    told, lifts_quota = limits.in_place(node.parts.cgroups, record.config.resources, wanted)
     await node.runtime(record.oci_runtime).update(record.id, told)
     if lifts_quota:
         await node.parts.cgroups.lift_cpu_quota(record.cgroup_path)
@@ -76,7 +75,8 @@ async def _rewrite(node: Node, record: ContainerRecord, merged: Resources) -> No
     path = node.paths.spec(record.id)
     try:
         document = cast("Mapping[str, object]", json.loads(await node.disk.read(path)))
-        document = spec.with_resources(document, merged)
+        is_v2 = node.parts.cgroups.is_unified()
+        document = spec.with_resources(document, merged, cgroup_v2=is_v2)
     except (ValueError, KeyError, TypeError) as error:
         raise StateError(f"{path} is not an OCI configuration any more") from error
     await node.disk.write(path, json.dumps(document).encode())

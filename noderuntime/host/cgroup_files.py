@@ -7,6 +7,7 @@ Documentation/accounting/psi.rst.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,8 +38,18 @@ def words(file: Path) -> tuple[str, ...]:
 
 def members(directory: Path) -> tuple[int, ...]:
     """Return the PIDs in a cgroup and in those below it."""
-    files = (directory / "cgroup.procs", *directory.glob("**/cgroup.procs"))
+    # Not Path.glob, which raises when a folder goes while it is walked.
+    files = (Path(folder) / "cgroup.procs" for folder, _, _ in os.walk(directory))
     return tuple({int(pid): None for file in files for pid in _text(file).split()})
+
+
+def named(directory: Path, beginning: str, end: str) -> tuple[Path, ...]:
+    """Return the files whose names begin and end so, sorted."""
+    try:
+        found = sorted(directory.iterdir())
+    except OSError:
+        return ()
+    return tuple(f for f in found if f.name.startswith(beginning) and f.name.endswith(end))
 
 
 def by_device(file: Path) -> Mapping[str, Mapping[str, int]]:

@@ -181,7 +181,7 @@ def device_name(number: str, sys_root: Path = Path("/sys")) -> str:
 
 
 def _hugepages(path: Path, usage: str, most: str) -> Iterator[HugepageUsage]:
-    for file in sorted(path.glob(f"hugetlb.*.{usage}")):
+    for file in files.named(path, "hugetlb.", f".{usage}"):
         size = file.name.split(".")[1]
         if file.name == f"hugetlb.{size}.{usage}":  # not hugetlb.SIZE.rsvd.*
             yield HugepageUsage(

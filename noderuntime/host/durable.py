@@ -1,7 +1,8 @@
 """Files that are whole or absent after a crash: written beside, fsync, rename, fsync of the folder.
 
 One writer a path: the temporary name is fixed (``NAME.tmp``), so that a crash leaves at most one
-file, which the next write replaces. The calls block; ``*_async`` runs them in the pool.
+file, which the next write replaces; where several processes may write the same, each says who it
+is. The calls block; ``write_async`` runs one in the pool, which the image worker does without.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Final
 
 from noderuntime.errors import StateError
 from noderuntime.host.syscalls import host_error
-from noderuntime.host.threads import in_pool
 
 TEMPORARY_SUFFIX: Final = ".tmp"
 LIMIT_BYTES: Final = 16 * 1024 * 1024
@@ -28,9 +28,12 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace the file at ``path`` by ``data``; durable when it returns. Raises HostError."""
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+def write(path: Path, data: bytes, *, mode: int = 0o600, writer: str = "") -> None:
+    """Replace the file at ``path`` by ``data``; durable when it returns. Raises HostError.
+
+    ``writer`` tells those apart who may write the same path at the same time.
+    """
+    temporary = path.with_name(f"{path.name}{writer and f'.{writer}'}{TEMPORARY_SUFFIX}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = os.open(temporary, flags, mode)
@@ -88,4 +91,6 @@ def read(path: Path, *, limit_bytes: int = LIMIT_BYTES) -> bytes | None:
 
 async def write_async(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """``write`` in the pool."""
+    from noderuntime.host.threads import in_pool  # asyncio is not for the image worker
+
     await in_pool(write, path, data, mode=mode)

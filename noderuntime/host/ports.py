@@ -223,7 +223,7 @@ class Cgroups(Protocol):
         ...
 
     async def oom_kills(self, oci_path: str) -> int:
-        """How many processes the kernel killed for want of memory; 0 when the cgroup is gone."""
+        """How many processes the kernel killed for want of memory; 0 when nobody knows any more."""
         ...
 
     async def pod_metrics(self, parent: str) -> CgroupMetrics:
@@ -232,6 +232,10 @@ class Cgroups(Protocol):
 
     async def lift_cpu_quota(self, oci_path: str) -> None:
         """Take the CPU quota away; OCI runtimes differ in how they are told to (crun 1.8.1 fails)."""
+        ...
+
+    async def count_oom_kills(self, oci_path: str) -> None:
+        """Take note, before a container starts, of the kills that are not its own."""
         ...
 
     async def set_oom_score(self, oci_path: str, before: int, score: int) -> None:

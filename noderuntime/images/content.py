@@ -16,32 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from noderuntime.errors import ImageError
+from noderuntime.host import durable
 
 PRIVATE: Final = 0o700
 TRAVERSABLE: Final = 0o711
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in ``path`` durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace ``path`` by ``data`` as one step that a power cut does not tear."""
-    temporary = path.with_name(f".new-{os.getpid()}-{path.name}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    temporary.replace(path)
-    sync_folder(path.parent)
 
 
 def digest_of(data: bytes) -> str:
@@ -131,7 +109,7 @@ class Content:
 
     def recover(self) -> None:
         """Drop what was cut off half-way."""
-        for path in (*self.ingest.iterdir(), *self.blobs.glob(".new-*")):
+        for path in (*self.ingest.iterdir(), *self.blobs.glob(f"*{durable.TEMPORARY_SUFFIX}")):
             with suppress(OSError):  # a read-only disk: it is not used in any case
                 path.unlink(missing_ok=True)
 
@@ -153,7 +131,7 @@ class Content:
             raise ImageError(f"blob {digest} has digest {digest_of(data)}: it is damaged")
         path = self.blobs / digest.removeprefix("sha256:")
         if not path.exists():
-            write_durably(path, data)
+            durable.write(path, data, writer=str(os.getpid()))
 
     def receive(self, name: str, digest: str, size_bytes: int) -> Ingest:
         """Begin a large blob in the file ``name``, which only one writer uses."""
@@ -162,5 +140,5 @@ class Content:
     def retain(self, digests: frozenset[str]) -> None:
         """Drop every blob that is not in ``digests``."""
         for path in self.blobs.iterdir():
-            if f"sha256:{path.name}" not in digests and not path.name.startswith("."):
+            if f"sha256:{path.name}" not in digests and path.suffix != durable.TEMPORARY_SUFFIX:
                 path.unlink(missing_ok=True)

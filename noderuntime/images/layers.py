@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Final
 
 from noderuntime.errors import HostError, StateError
-from noderuntime.images.content import PRIVATE, sync_folder
+from noderuntime.host import durable
+from noderuntime.images.content import PRIVATE
 
 MARKER_MODE: Final = 0o600
 _NAME: Final = 32
@@ -110,7 +111,7 @@ class Layers:
             path.rename(self.folder(info.chain))
             if unknown is not None:
                 remove_tree(unknown)
-        sync_folder(self.root)
+        durable.sync_directory(self.root)
 
     def put_aside(self, chain: str) -> Path | None:
         """Take a layer away as one step; ``remove_tree`` what is returned."""

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from noderuntime.errors import StateError
-from noderuntime.images.content import PRIVATE, sync_folder, write_durably
+from noderuntime.host import durable
+from noderuntime.images.content import PRIVATE
 from noderuntime.images.reference import Reference, id_prefix, is_digest, parse
 from noderuntime.policy.model import ImageConfig
 from noderuntime.telemetry import metrics
@@ -94,7 +95,7 @@ class Records:
         """Read all; set torn ones aside, drop those that are not whole, and double names."""
         self._records.clear()
         for path in self._folder.iterdir():
-            if path.name.startswith(".new-"):  # half written
+            if path.suffix == durable.TEMPORARY_SUFFIX:  # half written
                 _try(path.unlink)
                 continue
             if path.suffix != ".json":  # set aside before
@@ -115,7 +116,7 @@ class Records:
             tags = {t: at for t, at in record.tags.items() if at >= self._latest(t)}
             if len(tags) != len(record.tags):
                 self._write(replace(record, tags=tags))
-        sync_folder(self._folder)
+        durable.sync_directory(self._folder)
 
     def all(self) -> tuple[Record, ...]:
         """Return all."""
@@ -159,14 +160,14 @@ class Records:
     def delete(self, image_id: str) -> None:
         """Remove an image's record."""
         self._path(image_id).unlink(missing_ok=True)
-        sync_folder(self._folder)
+        durable.sync_directory(self._folder)
         self._records.pop(image_id, None)
 
     def _latest(self, tag: str) -> int:
         return max((r.tags.get(tag, 0) for r in self.all()), default=0)
 
     def _write(self, record: Record) -> None:
-        write_durably(self._path(record.id), encode(record))
+        durable.write(self._path(record.id), encode(record))
         self._records[record.id] = record
 
     def _path(self, image_id: str) -> Path:

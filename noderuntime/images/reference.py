@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from noderuntime.errors import ImageError
+from noderuntime.errors import ImageNameError
 
 DEFAULT_REGISTRY: Final = "docker.io"
 DEFAULT_TAG: Final = "latest"
@@ -67,21 +67,23 @@ def id_prefix(text: str) -> str | None:
 
 
 def parse(text: str) -> Reference:
-    """Parse a reference as a user writes it; raises ImageError in the user's words."""
+    """Parse a reference as a user writes it; raises ImageNameError in the user's words."""
     shown = _shown(text)
     if not text:
-        raise ImageError("the image name is empty: write one such as registry.k8s.io/pause:3.10")
+        raise ImageNameError(
+            "the image name is empty: write one such as registry.k8s.io/pause:3.10"
+        )
     if text != text.strip() or any(c.isspace() or not c.isprintable() for c in text):
-        raise ImageError(f"image {shown}: a name holds no spaces and no control characters")
+        raise ImageNameError(f"image {shown}: a name holds no spaces and no control characters")
     if "://" in text:
-        raise ImageError(f"image {shown}: leave the {text.split('://', 1)[0]}:// away")
+        raise ImageNameError(f"image {shown}: leave the {text.split('://', 1)[0]}:// away")
     name, digest = _split_digest(text, shown)
     name, tag = _split_tag(name, shown)
     registry, repository = _split_registry(name)
     _check_registry(registry, shown)
     _check_repository(repository, shown)
     if len(registry) + 1 + len(repository) > MAX_NAME:
-        raise ImageError(f"image {shown}: the name has more than {MAX_NAME} characters")
+        raise ImageNameError(f"image {shown}: the name has more than {MAX_NAME} characters")
     if digest:
         return Reference(registry=registry, repository=repository, digest=digest)
     return Reference(registry=registry, repository=repository, tag=tag or DEFAULT_TAG)
@@ -96,7 +98,7 @@ def _split_digest(text: str, shown: str) -> tuple[str, str]:
     if not at:
         return name, ""
     if not is_digest(digest):
-        raise ImageError(
+        raise ImageNameError(
             f"image {shown}: behind the @ belongs a digest, sha256: and 64 hexadecimal digits"
         )
     return name, digest
@@ -107,7 +109,7 @@ def _split_tag(name: str, shown: str) -> tuple[str, str]:
     if not colon or "/" in tag or (tag.endswith("]") and "/" not in name):
         return name, ""
     if not _TAG.fullmatch(tag):
-        raise ImageError(
+        raise ImageNameError(
             f"image {shown}: the tag {_shown(tag)} is not valid: up to {MAX_TAG} letters, digits,"
             " _ . - and no . or - in front"
         )
@@ -132,21 +134,25 @@ def _split_registry(name: str) -> tuple[str, str]:
 def _check_registry(registry: str, shown: str) -> None:
     match = _HOST.fullmatch(registry)
     if match is None:
-        raise ImageError(f"image {shown}: {_shown(registry)} is not a registry's host[:port]")
+        raise ImageNameError(f"image {shown}: {_shown(registry)} is not a registry's host[:port]")
     if match.group(1) and not 0 < int(match.group(1)[:6]) < 65536:
-        raise ImageError(f"image {shown}: {match.group(1)[:6]} is not a port")
+        raise ImageNameError(f"image {shown}: {match.group(1)[:6]} is not a port")
 
 
 def _check_repository(repository: str, shown: str) -> None:
     if not repository:
-        raise ImageError(f"image {shown}: the name of the image behind the registry is missing")
+        raise ImageNameError(f"image {shown}: the name of the image behind the registry is missing")
     if _HEX64.fullmatch(repository.removeprefix("library/")):
-        raise ImageError(f"image {shown}: 64 hexadecimal digits are an image's ID, not its name")
+        raise ImageNameError(
+            f"image {shown}: 64 hexadecimal digits are an image's ID, not its name"
+        )
     if repository != repository.lower():
-        raise ImageError(f"image {shown}: names are lower-case: write {_shown(repository.lower())}")
+        raise ImageNameError(
+            f"image {shown}: names are lower-case: write {_shown(repository.lower())}"
+        )
     for component in repository.split("/"):
         if not _COMPONENT.fullmatch(component):
-            raise ImageError(
+            raise ImageNameError(
                 f"image {shown}: {_shown(component)} is not valid in a name: lower-case letters and"
                 " digits, with one . or _ or -, or __, between them"
             )

@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
 
-from noderuntime.errors import InvalidArgumentError, NetworkError
-from noderuntime.network import conflist
+from noderuntime.errors import HostError, InvalidArgumentError, NetworkError
+from noderuntime.host.threads import in_pool
+from noderuntime.network import conflist, leases
 from noderuntime.network.conflist import Document, NetworkList
 from noderuntime.network.plugin import Call, Plugins
 from noderuntime.network.ports import Attachment
@@ -127,6 +128,7 @@ class CniNetwork:
     async def collect(self, sandbox_ids: Iterable[str]) -> None:
         """Forget attachments of unknown sandboxes (DEL), then GC where the plugins know it."""
         known = set(sandbox_ids)
+        await self._mend_leases()
         failures: list[NetworkError] = []
         for sandbox_id in self.attached():
             if sandbox_id not in known:
@@ -139,6 +141,27 @@ class CniNetwork:
             failures[0].add_note(str(other))
         if failures:
             raise failures[0]
+
+    async def _mend_leases(self) -> None:
+        """Before any DEL, which finds addresses by their owners; nothing is attached meanwhile."""
+        networks: list[NetworkList] = []
+        owners: dict[str, str] = {}
+        with suppress(NetworkError):
+            networks.append(conflist.load(self._conf_dir))
+        for sandbox_id in self.attached():
+            with suppress(CorruptedError, NetworkError):
+                cached = self._records.recall(sandbox_id)
+                if cached is None or cached.result is None:
+                    continue
+                networks.append(cached.network)
+                owners |= dict.fromkeys(addresses_of(cached.result), sandbox_id)
+        try:
+            mended = await in_pool(leases.mend, networks, owners, INTERFACE)
+        except (HostError, OSError) as error:
+            _log.error("emptied leases could not be mended", extra={"error": str(error)})
+            return
+        if mended:
+            _log.warning("a power loss had emptied leases", extra={"addresses": mended})
 
     async def _collect_garbage(self, known: set[str]) -> None:
         """GC of every network that is configured, or that a Pod is on."""
@@ -233,7 +256,7 @@ class CniNetwork:
             metrics.count_damaged_record("attachment")
             _log.error(
                 "an attachment is corrupted and was set aside; its pod is taken off today's network",
-                extra={"sandbox": sandbox_id, "error": str(error)},
+                extra={"file": str(error.file), "sandbox": sandbox_id, "error": str(error)},
             )
             return self._unknown()
 

@@ -41,6 +41,11 @@ class Cached:
 class CorruptedError(Exception):
     """A record that cannot be read; it was copied aside and stays until it is forgotten."""
 
+    def __init__(self, file: Path, why: Exception) -> None:
+        """Keep the file's name for the log."""
+        super().__init__(str(why))
+        self.file = file
+
 
 class Records:
     """The folder of the records."""
@@ -89,7 +94,7 @@ class Records:
             return None if data is None else _parse(json.loads(data))
         except (ValueError, KeyError, TypeError) as error:
             _set_aside(file)
-            raise CorruptedError(f"{file}: {error}") from error
+            raise CorruptedError(file, error) from error
 
     def _file(self, sandbox_id: str) -> Path:
         if not sandbox_id or "/" in sandbox_id or sandbox_id.startswith("."):

@@ -61,6 +61,12 @@ class DeviceNode:
         return replace(self, uid=uid, gid=gid)
 
 
+NO_SWAP: Final = "memory.swap.max"
+_PIDS_MAX: Final = "pids.max"
+# systemd would set its default for services, 15 % of what the node can; crun and runc read this.
+_NO_TASKS_MAX: Final = {"org.systemd.property.TasksMax": f"uint64 {2**64 - 1}"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecLayout:
     """Where the engine put things: paths of the node. A namespace that is None is the node's."""
@@ -74,6 +80,7 @@ class SpecLayout:
     user_ns: str | None = None
     users: UserNamespace | None = None  # what user_ns maps: runc wants to be told
     cgroups_path: str = ""
+    cgroup_v2: bool = False
     hostname: str = ""
     terminal: bool = False
     shm_path: str = ""  # "" mounts a shm of the container's own
@@ -96,6 +103,9 @@ def build(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     }
     if layout.hostname and layout.uts_ns is not None:
         spec["hostname"] = layout.hostname
+    limits_tasks = grant.pids_limit is not None or _PIDS_MAX in grant.resources.unified
+    if ":" in layout.cgroups_path and not limits_tasks:
+        spec["annotations"] = dict(_NO_TASKS_MAX)
     return spec
 
 
@@ -202,16 +212,23 @@ def _namespaces(grant: ContainerGrant, layout: SpecLayout) -> list[dict[str, str
     return result
 
 
-def with_resources(document: Mapping[str, object], asked: Resources) -> dict[str, object]:
+def allows_swap(asked: Resources) -> bool:
+    """Tell whether memory may be swapped out; the swap limit counts memory too."""
+    return not 0 < asked.memory_limit_bytes == asked.memory_swap_limit_bytes
+
+
+def with_resources(
+    document: Mapping[str, object], asked: Resources, *, cgroup_v2: bool = False
+) -> dict[str, object]:
     """Return config.json with other limits; devices and PIDs stay. Raises KeyError, TypeError."""
     linux = cast("Mapping[str, object]", document["linux"])
     process = cast("Mapping[str, object]", document["process"])
     kept = cast("Mapping[str, object]", linux["resources"])
-    resources = {key: kept[key] for key in ("devices", "pids") if key in kept} | _limits(asked)
+    resources = {key: kept[key] for key in ("devices", "pids") if key in kept}
     return {
         **document,
         "process": {**process, "oomScoreAdj": asked.oom_score_adj},
-        "linux": {**linux, "resources": resources},
+        "linux": {**linux, "resources": resources | _limits(asked, cgroup_v2=cgroup_v2)},
     }
 
 
@@ -219,13 +236,16 @@ def _resources(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     rules: list[dict[str, object]] = [{"allow": grant.privileged, "access": "rwm"}]
     if not grant.privileged:
         rules += map(device_rule, layout.devices)
-    result: dict[str, object] = {"devices": rules, **_limits(grant.resources)}
+    result: dict[str, object] = {
+        "devices": rules,
+        **_limits(grant.resources, cgroup_v2=layout.cgroup_v2),
+    }
     if grant.pids_limit is not None:
         result["pids"] = {"limit": grant.pids_limit}
     return result
 
 
-def _limits(asked: Resources) -> dict[str, object]:
+def _limits(asked: Resources, *, cgroup_v2: bool) -> dict[str, object]:
     cpu: dict[str, object] = {
         "shares": asked.cpu_shares,
         "quota": asked.cpu_quota_us,
@@ -246,8 +266,10 @@ def _limits(asked: Resources) -> dict[str, object]:
             {"pageSize": size, "limit": limit}
             for size, limit in sorted(asked.hugepage_limits_bytes.items())
         ]
-    if asked.unified:
-        result["unified"] = dict(asked.unified)
+    # runc tells systemd of every limit but this one, and systemd then puts its own in place of it.
+    own = {} if allows_swap(asked) or not cgroup_v2 else {NO_SWAP: "0"}
+    if unified := {**own, **asked.unified}:
+        result["unified"] = unified
     return result
 
 

@@ -32,17 +32,9 @@ from noderuntime.host.ports import (
 )
 from noderuntime.policy.init_spec import build_init
 from noderuntime.policy.model import Resources
-from tests.fakes.host import (
-    FakeCgroups,
-    FakeExec,
-    FakeInits,
-    FakeMonitor,
-    FakeMounts,
-    FakeNamespaces,
-    FakeNode,
-    FakeOciRuntime,
-    FakePortForward,
-)
+from tests.fakes.host import FakeCgroups, FakeInits, FakeMounts, FakeNamespaces
+from tests.fakes.processes import FakeExec, FakeMonitor, FakePortForward, FakeRuntime
+from tests.fakes.world import World
 from tests.root.host_kit import Kit, eventually, kit_in
 
 
@@ -64,9 +56,12 @@ class Host:
         if self.kit is not None:
             return self.kit.bundle("sleep", "1000")
         container_id = uuid.uuid4().hex
+        bundle = self.root / container_id
+        bundle.mkdir()
+        (bundle / "config.json").write_text("{}")
         return MonitorRequest(
             container_id=container_id,
-            bundle=self.root / container_id,
+            bundle=bundle,
             log_path=self.root / "log",
             terminal=False,
             stdin=False,
@@ -83,20 +78,21 @@ class Host:
 @pytest.fixture(params=["fake", "real"])
 async def host(request: pytest.FixtureRequest) -> AsyncIterator[Host]:
     if request.param == "fake":
-        node = FakeNode()
         with tempfile.TemporaryDirectory(prefix="nr-host-fake-") as root:
+            world = World(Path(root))
+            before = world.census()
             yield Host(
                 root=Path(root),
-                namespaces=FakeNamespaces(node),
-                inits=FakeInits(node),
-                mounts=FakeMounts(node),
-                cgroups=FakeCgroups(node),
-                runtime=FakeOciRuntime(node),
-                monitor=FakeMonitor(node),
-                exec=FakeExec(node),
-                port_forward=FakePortForward(node),
+                namespaces=FakeNamespaces(world),
+                inits=FakeInits(world),
+                mounts=FakeMounts(world),
+                cgroups=FakeCgroups(world),
+                runtime=FakeRuntime(world),
+                monitor=FakeMonitor(world),
+                exec=FakeExec(world),
+                port_forward=FakePortForward(world),
             )
-        assert node.census() == frozenset()
+            assert {**world.census(), "files": []} == before
         return
     async for kit in kit_in("con"):
         yield Host(

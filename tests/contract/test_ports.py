@@ -15,35 +15,27 @@ from noderuntime.host.oci_runtime import OciCli
 from noderuntime.host.portforward import NetnsPortForward
 from noderuntime.network.cni import CniNetwork
 from noderuntime.network.ports import Network
-from tests.fakes.host import (
-    FakeCgroups,
-    FakeExec,
-    FakeInits,
-    FakeMonitor,
-    FakeMounts,
-    FakeNamespaces,
-    FakeNode,
-    FakeOciRuntime,
-    FakePortForward,
-)
+from tests.fakes.host import FakeCgroups, FakeInits, FakeMounts, FakeNamespaces
 from tests.fakes.network import FakeNetwork
+from tests.fakes.processes import FakeExec, FakeMonitor, FakePortForward, FakeRuntime
+from tests.fakes.world import World
 
 
 def test_fakes_and_real_ones_have_the_shape_of_the_protocols(tmp_path: Path) -> None:
-    node = FakeNode()
-    namespaces: tuple[ports.Namespaces, ...] = (KernelNamespaces(), FakeNamespaces(node))
-    inits: tuple[ports.Inits, ...] = (OciInits(), FakeInits(node))
-    mounts: tuple[ports.Mounts, ...] = (KernelMounts(), FakeMounts(node))
-    cgroups: tuple[ports.Cgroups, ...] = (KernelCgroups(), FakeCgroups(node))
+    world = World(tmp_path)
+    namespaces: tuple[ports.Namespaces, ...] = (KernelNamespaces(), FakeNamespaces(world))
+    inits: tuple[ports.Inits, ...] = (OciInits(), FakeInits(world))
+    mounts: tuple[ports.Mounts, ...] = (KernelMounts(), FakeMounts(world))
+    cgroups: tuple[ports.Cgroups, ...] = (KernelCgroups(), FakeCgroups(world))
     runtimes: tuple[ports.OciRuntime, ...] = (
         OciCli(Path("/usr/bin/crun"), tmp_path),
-        FakeOciRuntime(node),
+        FakeRuntime(world),
     )
     monitors: tuple[ports.Monitor, ...] = (
         Conmon(Path("/usr/bin/conmon"), tmp_path, tmp_path / "exits"),
-        FakeMonitor(node),
+        FakeMonitor(world),
     )
-    execs: tuple[ports.Exec, ...] = (RuntimeExec(), FakeExec(node))
-    forwards: tuple[ports.PortForward, ...] = (NetnsPortForward(), FakePortForward(node))
-    networks: tuple[Network, ...] = (CniNetwork(tmp_path, (), tmp_path / "net"), FakeNetwork())
+    execs: tuple[ports.Exec, ...] = (RuntimeExec(), FakeExec(world))
+    forwards: tuple[ports.PortForward, ...] = (NetnsPortForward(), FakePortForward(world))
+    networks: tuple[Network, ...] = (CniNetwork(tmp_path, (), tmp_path / "net"), FakeNetwork(world))
     assert all((namespaces, inits, mounts, cgroups, runtimes, monitors, execs, forwards, networks))

@@ -18,8 +18,10 @@ from noderuntime.policy.model import ImageConfig
 class FakeImages:
     """``add`` puts an image into the registry that ``pull`` asks; ``fail`` makes a method raise."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, called: Callable[[str], None] = lambda _: None) -> None:
         self.root = root
+        self._called = called
+        self.snapshots: set[str] = set()
         self.remote: dict[str, Image] = {}
         self.calls: list[tuple[str, str]] = []
         self.fail: dict[str, BaseException] = {}
@@ -27,13 +29,21 @@ class FakeImages:
         self._images: dict[str, Image] = {}
         self._used: dict[str, Image] = {}
 
-    def add(self, reference: str, config: ImageConfig | None = None, *, salt: str = "") -> Image:
-        """Offer an image under ``reference``; another ``salt`` makes it another image."""
+    def add(
+        self,
+        reference: str,
+        config: ImageConfig | None = None,
+        *,
+        salt: str = "",
+        image_id: str = "",
+        is_held: bool = False,
+    ) -> Image:
+        """Offer an image under ``reference``, or have it; another ``salt`` makes it another image."""
         parsed = parse(reference)
         digits = hashlib.sha256(f"{parsed.name} {config} {salt}".encode()).hexdigest()
         layer = self.root / "layers" / digits[:32] / "diff"
         image = Image(
-            id=f"sha256:{digits}",
+            id=image_id or f"sha256:{digits}",
             repo_tags=(str(parsed),) if parsed.tag else (),
             repo_digests=(f"{parsed.name}@sha256:{digits[::-1]}",),
             size_bytes=4096,
@@ -42,6 +52,8 @@ class FakeImages:
         )
         self.remote[str(parsed)] = image
         self.remote[image.repo_digests[0]] = image
+        if is_held:
+            self._images[image.id] = image
         return image
 
     async def recover(self) -> None:
@@ -95,6 +107,7 @@ class FakeImages:
             raise NotFoundError(f"image {image.id} is not on this node: pull it again")
         folder = self.root / "snapshots" / container_id
         self._used[container_id] = held
+        self.snapshots.add(container_id)
         for name in ("upper", "work"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         return Snapshot(lowers=held.layers[::-1], upper=folder / "upper", work=folder / "work")
@@ -102,13 +115,13 @@ class FakeImages:
     async def discard(self, container_id: str) -> None:
         self._call("discard", container_id)
         shutil.rmtree(self.root / "snapshots" / container_id, ignore_errors=True)
+        self.snapshots.discard(container_id)
         image = self._used.pop(container_id, None)
         if image is not None:
             self._collect(image)
 
     def containers(self) -> tuple[str, ...]:
-        folder = self.root / "snapshots"
-        return tuple(sorted(p.name for p in folder.iterdir())) if folder.exists() else ()
+        return tuple(sorted(self.snapshots))
 
     async def usage(self, container_id: str) -> FsUsage:
         if container_id not in self.containers():
@@ -129,6 +142,7 @@ class FakeImages:
     def _call(self, method: str, argument: str) -> None:
         """Record the call, and fail as the test wants: the next call is well again."""
         self.calls.append((method, argument))
+        self._called(f"images.{method}")
         error: BaseException | None = self.fail.pop(method, None)
         if error is not None:
             raise error

@@ -1,13 +1,14 @@
 """Pod cycles under random faults: ``python -m tests.root.soak SECONDS`` (``make soak``: an hour).
 
 The real ``noderuntime serve`` is killed again and again, so are monitors, and the network fails at times;
-callers behave as the kubelet does: they look what is there, and try again. In the second half the
-runtime itself is left alone, so that its memory and descriptors can be compared.
+callers behave as the kubelet does: they look what is there, and try again. After a third of the time the
+runtime itself is left alone, so that what it holds can be compared (``soak_report``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import shutil
@@ -17,9 +18,8 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -29,11 +29,19 @@ from tests.root.engine_kit import IMAGE
 from tests.root.engine_scene import made_node_of
 from tests.root.faults_kit import FaultyNode
 from tests.root.mounts_kit import unmount_below
+from tests.root.probed_serve import Counts
+from tests.root.soak_report import HEADER, Report, problems, row, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from google.protobuf.message import Message
 
 WORKERS = 4
 CALM_S = 4.0  # between two kills of the runtime
 START_S = 30.0
-GROWTH_KIB = 6 << 10  # of the second half of the calm part over the first; pools still fill
+QUIET_S = 6.0  # watchers have looked by then
+FEWEST_LOOKS, MOST_LOOKS = 3, 15  # at what the runtime holds, when it is left alone
 ENOUGH = 60.0  # a Pod that cannot be removed for so long is lost
 CONFIG = """
 socket = "{root}/run/noderuntime.sock"
@@ -50,21 +58,6 @@ address = "127.0.0.1:{port}"
 """
 
 
-@dataclass(slots=True)
-class Report:
-    """What happened."""
-
-    cycles: int = 0
-    started: int = 0
-    runtime_kills: int = 0
-    monitor_kills: int = 0
-    network_failures: int = 0
-    internal: list[str] = field(default_factory=list[str])
-    memory_kib: list[int] = field(default_factory=list[int])
-    descriptors: list[int] = field(default_factory=list[int])
-    leftovers: list[str] = field(default_factory=list[str])
-
-
 class Soak:
     """One node with its runtime, and those who call it."""
 
@@ -72,6 +65,7 @@ class Soak:
         self._node = node
         self._config = node.root / "config.toml"
         self._config.write_text(CONFIG.format(root=node.root, programs=node.programs, port=port))
+        self._counts = node.root / "counts.json"
         self._process: subprocess.Popen[bytes] | None = None
         self._random = random.Random(1)
         self._number = 0
@@ -87,9 +81,17 @@ class Soak:
         path = f"{self._node.programs}:{os.environ['PATH']}"
         with (self._node.root / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                (sys.executable, "-m", "noderuntime", "serve", "--config", self._config),
+                (
+                    *(sys.executable, "-m", "tests.root.probed_serve", self._counts),
+                    *("serve", "--config", self._config),
+                ),
                 cwd=repository,
-                env={**os.environ, "PATH": path, "PYTHONPATH": str(repository)},
+                env={
+                    **os.environ,
+                    **environment_of(repository / "deploy" / "noderuntime.service"),
+                    "PATH": path,
+                    "PYTHONPATH": str(repository),
+                },
                 stderr=log,
             )
 
@@ -119,7 +121,7 @@ class Soak:
                 return
 
     async def run(self, seconds: float) -> Report:
-        """Run for so long, half of it with kills of the runtime; end with an empty node."""
+        """Run for so long, a third of it with kills of the runtime; end with an empty node."""
         self.start()
         client = Client(self._node.config.socket)
         await self.wait_ready(client)
@@ -127,16 +129,21 @@ class Soak:
         empty = self._node.census()
         self.start()
         await self.wait_ready(client)
-        until = time.monotonic() + seconds / 2
+        until = time.monotonic() + seconds / 3
         killing = asyncio.Task(self._kill_runtimes())
         await self._cycles(until)
         killing.cancel()
         await asyncio.wait([killing])
         await client.close()
         await self.wait_ready(client)
-        for share in (0.25, 0.25):
-            await self._cycles(time.monotonic() + seconds * share)
-            await self._measure()
+        say(
+            f"{self.report.cycles} Pods, {self.report.runtime_kills} kills; now left alone\n{HEADER}"
+        )
+        until = time.monotonic() + seconds * 2 / 3
+        looks = min(max(int(seconds / 60), FEWEST_LOOKS), MOST_LOOKS)
+        for left in range(looks, 0, -1):
+            await self._cycles(time.monotonic() + (until - time.monotonic()) / left)
+            await self._look()
         await client.close()
         self.stop()
         self.report.leftovers = self._node.leftovers(empty)
@@ -149,13 +156,17 @@ class Soak:
             for _ in range(WORKERS):
                 group.create_task(self._worker(until))
 
-    async def _measure(self) -> None:
-        await asyncio.sleep(6)  # what a failed call has left is released, watchers have looked
-        lines = Path(f"/proc/{self._pid}/smaps_rollup").read_text().splitlines()
-        self.report.memory_kib.append(
-            next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:"))
-        )
-        self.report.descriptors.append(len(tuple(Path(f"/proc/{self._pid}/fd").iterdir())))
+    async def _look(self) -> None:
+        """Let the runtime count itself, when what a failed call has left is released."""
+        await asyncio.sleep(QUIET_S)
+        self._counts.unlink(missing_ok=True)
+        os.kill(self._pid, signal.SIGUSR1)
+        async with asyncio.timeout(START_S):
+            while not self._counts.exists():  # a file tells nobody
+                await asyncio.sleep(0.05)
+        counts = Counts(**json.loads(self._counts.read_text()))
+        self.report.series.append((self.report.cycles, counts))
+        say(row(self.report.cycles, counts))
 
     async def _kill_runtimes(self) -> None:
         while True:
@@ -187,6 +198,7 @@ class Soak:
                 self._node.fail("bridge.ADD", "")
         await self._remove(client, number)
         await client.close()
+        shutil.rmtree(self._node.root / "logs" / f"pod-{number}", ignore_errors=True)
         self.report.cycles += 1
 
     async def _disturb(self, client: Client, pod: Pod) -> None:
@@ -196,11 +208,10 @@ class Soak:
             with suppress(FileNotFoundError, ProcessLookupError, ValueError):
                 os.kill(int((bundle / "conmon.pid").read_text()), signal.SIGKILL)
                 self.report.monitor_kills += 1
-        elif choice < 0.4:
-            request = pb.ExecSyncRequest(
-                container_id=pod.container, cmd=["/bin/busybox", "true"], timeout=10
-            )
-            await client._call("ExecSync", request, pb.ExecSyncResponse)
+        for name, message in requests_about(pod):
+            if self._random.random() < 0.5:
+                answer: Any = getattr(pb, f"{name}Response")
+                await client._call(name, message, answer)
 
     async def _remove(self, client: Client, number: int) -> None:
         """Look what is there of the Pod and take it away, until nothing is."""
@@ -225,9 +236,37 @@ class Soak:
                 await asyncio.sleep(0.2)
 
     def _note(self, error: Exception) -> None:
+        self.report.refused += 1
         code: Any = getattr(error, "code", lambda: None)()
         if code is grpc.StatusCode.INTERNAL:
             self.report.internal.append(str(error))
+
+
+def environment_of(unit: Path) -> dict[str, str]:
+    """Return what a systemd unit sets: the runtime is looked at as it runs on a node."""
+    words = [line.split("=", 2) for line in unit.read_text().splitlines()]
+    return {word[1]: word[2] for word in words if word[0] == "Environment"}
+
+
+def requests_about(pod: Pod) -> Iterator[tuple[str, Message]]:
+    """Yield what is asked of a running Pod, by its method."""
+    container, sandbox = pod.container, pod.sandbox
+    command = ["/bin/busybox", "true"]
+    yield "ExecSync", pb.ExecSyncRequest(container_id=container, cmd=command, timeout=10)
+    yield "Exec", pb.ExecRequest(container_id=container, cmd=command, stdout=True)
+    yield "ReopenContainerLog", pb.ReopenContainerLogRequest(container_id=container)
+    yield "ContainerStats", pb.ContainerStatsRequest(container_id=container)
+    yield "ListPodSandboxStats", pb.ListPodSandboxStatsRequest()
+    yield "ListPodSandboxMetrics", pb.ListPodSandboxMetricsRequest()
+    yield "ListContainers", pb.ListContainersRequest()
+    yield "Status", pb.StatusRequest(verbose=True)
+    yield "PodSandboxStatus", pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox, verbose=True)
+    limits = pb.LinuxContainerResources(cpu_shares=200)
+    yield (
+        "UpdateContainerResources",
+        pb.UpdateContainerResourcesRequest(container_id=container, linux=limits),
+    )
+    yield "StopContainer", pb.StopContainerRequest(container_id=container, timeout=5)
 
 
 def main(seconds: float) -> int:
@@ -239,19 +278,8 @@ def main(seconds: float) -> int:
     finally:
         unmount_below(root)
         shutil.rmtree(root, ignore_errors=True)
-    sys.stdout.write("\n".join([str(report), *problems(report), ""]))
+    say("\n".join([str(report), *(problems(report) or ["nothing was lost, nothing grew"])]))
     return int(bool(problems(report)))
-
-
-def problems(report: Report) -> list[str]:
-    """Return what must not be."""
-    before, after = report.memory_kib
-    found = [*report.leftovers, *report.internal]
-    if after - before > GROWTH_KIB:
-        found.append(f"memory grew from {before} to {after} KiB")
-    if report.descriptors[1] > report.descriptors[0]:
-        found.append(f"descriptors grew: {report.descriptors}")
-    return found
 
 
 if __name__ == "__main__":

@@ -183,7 +183,13 @@ async def test_a_pod_runs_and_logs_on_when_its_runtime_is_replaced(node: RealNod
 
 
 async def without_monitor(node: RealNode, engine: Engine, script: str) -> str:
+    script = f"echo begun; {script}"
     container_id = await started(node, engine, node.container(script=script))
+    log = engine.log_file(engine.container(container_id))
+    until = time.monotonic() + DEADLINE_S
+    while not log.exists() or "begun" not in log.read_text():  # else it ends by SIGPIPE there
+        assert time.monotonic() < until
+        await asyncio.sleep(0.01)
     bundle = node.config.run_dir / "containers" / container_id
     os.kill(int((bundle / "conmon.pid").read_text()), signal.SIGKILL)
     until = time.monotonic() + DEADLINE_S
@@ -211,7 +217,7 @@ async def test_a_container_whose_monitor_was_killed_runs_on_and_its_exit_code_is
     reason: str,
 ) -> None:
     monkeypatch.setattr(exits, "LOOK_EVERY_S", 0.1)
-    script = f"printf begun; until [ -e /go ]; do busybox sleep 0.05; done; {end}"
+    script = f"until [ -e /go ]; do busybox sleep 0.05; done; {end}"
     # Not as PID 1, which the kernel would keep from its own signals.
     container_id = await without_monitor(node, engine, f"sh -c '{script}'; exit $?")
     running = engine.container(container_id)

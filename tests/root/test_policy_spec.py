@@ -32,11 +32,7 @@ from noderuntime.policy.model import (
 )
 from noderuntime.policy.rules import HandlerRules
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(shutil.which("busybox") is None, reason="needs busybox"),
-]
+pytestmark = pytest.mark.slow
 SANDBOX = SandboxConfig(
     pod=PodIdentity(name="pod", namespace="default", uid="uid-1"), privileged=True
 )

@@ -8,7 +8,8 @@ import pytest
 
 from tests.root.engine_scene import made_node_of
 from tests.root.faults_kit import FaultyNode
-from tests.root.soak import Soak, problems
+from tests.root.soak import Soak
+from tests.root.soak_report import problems
 
 
 @pytest.mark.slow

@@ -212,6 +212,9 @@ async def test_containers_survive_a_restart_with_their_layers(
     again = ImageStore(tmp_path / "state", tmp_path / "certs.d")
     await again.recover()
 
+    # Half made or damaged: only the engine can tell, so until it has said so nothing goes.
+    assert set(again.containers()) == {"c1", "half"}
+    await again.discard("half")
     assert again.containers() == ("c1",)
     assert all(layer.exists() for layer in image.layers)
     usage = await again.usage("c1")

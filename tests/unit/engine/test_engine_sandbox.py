@@ -20,7 +20,8 @@ from noderuntime.errors import (
 )
 from noderuntime.network.ports import Attachment
 from noderuntime.policy.model import Dns, NamespaceMode, Namespaces, PodIdentity
-from tests.fakes.engine import FakeNetwork, World, container_config, new_engine, sandbox_config
+from tests.fakes.engine import World, container_config, new_engine, sandbox_config
+from tests.fakes.network import FakeNetwork
 
 
 async def test_a_sandbox_is_ready_with_its_files_when_it_was_run(

@@ -7,11 +7,21 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from noderuntime.engine.container_stop import LONGEST_GRACE_S
 from noderuntime.engine.engine import Engine, steps_of
+from noderuntime.engine.verbs import CONTAINER_VERBS, SANDBOX_VERBS
 from noderuntime.errors import HostError, NodeRuntimeError
 from tests.fakes.engine import World, container_config, new_engine, sandbox_config
 
 MAKING = ("run_sandbox", "create_container", "start_container")
+
+
+def test_every_step_has_a_deadline() -> None:
+    found = [(v.name, s.name, s.deadline_s) for v in SANDBOX_VERBS for s in v.steps]
+    found += [(v.name, s.name, s.deadline_s) for v in CONTAINER_VERBS for s in v.steps]
+    for verb, step, deadline_s in found:
+        is_grace = (verb, step) == ("stop_container", "wait")
+        assert 0 < deadline_s <= (LONGEST_GRACE_S + 60 if is_grace else 180), (verb, step)
 
 
 class Fault:

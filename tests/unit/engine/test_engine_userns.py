@@ -17,7 +17,8 @@ from noderuntime.policy.model import (
     Namespaces,
     UserNamespace,
 )
-from tests.fakes.engine import FakeMounts, World, container_config, sandbox_config
+from tests.fakes.engine import World, container_config, sandbox_config
+from tests.fakes.host import FakeMounts
 
 MAPPING = IdMapping(container_id=0, host_id=100000, length=65536)
 USERS = UserNamespace(uids=MAPPING, gids=MAPPING)
@@ -52,8 +53,9 @@ async def test_a_volume_is_mounted_again_in_the_bundle_and_goes_with_it(
     engine: Engine, world: World
 ) -> None:
     sandbox_id = await own_sandbox(engine)
-    volume = str(world.root)
-    mounts = (Mount(container_path="/data", host_path=volume, idmap=USERS),)
+    volume = world.root / "volume"
+    world.mount(volume / "below")
+    mounts = (Mount(container_path="/data", host_path=str(volume), idmap=USERS),)
     config = container_config(mounts=mounts, security=ContainerSecurity(namespaces=OWN))
     container_id = await engine.create_container(sandbox_id, config)
     bundle = world.root / "run" / "containers" / container_id

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from noderuntime.errors import NotFoundError
+from noderuntime.host.cgroup_files import members, named
 from noderuntime.host.cgroup_metrics import count_processes, device_name
 from noderuntime.host.cgroups import UNIFIED, KernelCgroups
 from noderuntime.host.ports import CgroupDriver
@@ -102,6 +103,24 @@ async def test_v1_is_read_whole(tmp_path: Path) -> None:
     assert (disk.reads, disk.writes, disk.written_bytes) == (1, 2, 20)
     assert found.hugepages[0].max_usage_bytes == 2
     assert (found.threads, found.threads_max, found.processes.processes) == (2, 7, 1)
+
+
+def test_a_cgroup_that_goes_while_it_is_walked_has_the_members_of_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, pid in (("p", "1"), ("p/c1", "2"), ("p/c2", "3")):
+        fill(tmp_path / name, {"cgroup.procs": f"{pid}\n"})
+    scan = os.scandir
+
+    def gone(path: str) -> object:
+        if str(path).endswith("c1"):
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", gone)
+    assert sorted(members(tmp_path / "p")) == [1, 3]
+    assert members(tmp_path / "none") == ()
+    assert named(tmp_path / "none", "hugetlb.", ".current") == ()
 
 
 def test_sockets_are_counted_among_the_open_files(tmp_path: Path) -> None:

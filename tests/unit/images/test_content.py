@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from noderuntime.errors import ImageError
-from noderuntime.images.content import Content, digest_of, write_durably
+from noderuntime.host import durable
+from noderuntime.images.content import Content, digest_of
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_recovery_and_collection_leave_what_is_wanted(content: Content) -> None:
     one, two = digest_of(b"1"), digest_of(b"2")
     content.put(one, b"1")
     content.put(two, b"2")
-    (content.blobs / ".new-7-x").touch()
+    (content.blobs / "x.7.tmp").touch()
     (content.ingest / "half").touch()
     content.recover()
     content.retain(frozenset({one}))
@@ -73,7 +74,7 @@ def test_recovery_and_collection_leave_what_is_wanted(content: Content) -> None:
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_durably(path, b"1")
-    write_durably(path, b"22", mode=0o644)
+    durable.write(path, b"1")
+    durable.write(path, b"22", mode=0o644)
     assert path.read_bytes() == b"22"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

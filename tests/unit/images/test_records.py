@@ -67,7 +67,7 @@ def test_a_tag_with_two_owners_after_a_crash_is_the_later_ones(
 def test_a_torn_record_is_set_aside(records: Records, tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "records" / f"{'a' * 64}.json"
     path.write_bytes(data)
-    (tmp_path / "records" / ".new-1-x.json").write_bytes(b"")
+    (tmp_path / "records" / "x.json.tmp").write_bytes(b"")
     records.recover(lambda _: True)
     assert records.all() == ()
     assert [p.name for p in (tmp_path / "records").iterdir()] == [f"{path.name}.corrupt"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from noderuntime.errors import ImageError
+from noderuntime.errors import ImageError, InvalidArgumentError
 from noderuntime.images.reference import id_prefix, parse
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -68,6 +68,7 @@ def test_a_wrong_reference_is_refused_in_the_users_words(text: str, message: str
         parse(text)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, InvalidArgumentError)  # the caller's mistake, not a registry's
 
 
 def test_an_id_is_told_from_a_name() -> None:
