@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from noderuntime.engine.node import Parts
 from noderuntime.errors import ConfigError
+from noderuntime.host.apparmor import KernelAppArmor
 from noderuntime.host.cgroups import KernelCgroups
 from noderuntime.host.exec import RuntimeExec
 from noderuntime.host.init import OciInits
@@ -48,6 +49,7 @@ def parts_of(config: Config) -> Parts:
         # Attachments outlive a reboot, as the addresses that plugins hand out do.
         network=CniNetwork(config.cni.conf_dir, config.cni.bin_dirs, config.state_dir / "network"),
         images=ImageStore(config.state_dir, config.images.hosts_dir),
+        apparmor=KernelAppArmor(),
     )
 
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Final
 from noderuntime.errors import DeniedError, InvalidArgumentError
 from noderuntime.policy import capabilities, decide
 from noderuntime.policy.denial import Denial
-from noderuntime.policy.model import HostFacts, NamespaceMode, ProfileType
+from noderuntime.policy.model import HostFacts, LsmFacts, NamespaceMode, ProfileType
 from noderuntime.telemetry import metrics
 from noderuntime.telemetry.trace import span
 
 if TYPE_CHECKING:
     from noderuntime.engine.handlers import Handler
+    from noderuntime.host.lsm import AppArmor
     from noderuntime.images.ports import Image
     from noderuntime.policy.model import (
         ContainerConfig,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         Resources,
         SandboxConfig,
         SandboxGrant,
+        SecurityProfileRef,
     )
 
 _log = logging.getLogger(__name__)
@@ -106,8 +108,8 @@ def admit_resources(handler: Handler, resources: Resources) -> Resources:
     return answer
 
 
-def host_facts(container: ContainerConfig, *, own: bool = True) -> HostFacts:
-    """Read what only the node knows of the container's mounts and its filter. Blocking.
+def host_facts(container: ContainerConfig, apparmor: AppArmor, *, own: bool = True) -> HostFacts:
+    """Read what only the node knows of the container's mounts and its profiles. Blocking.
 
     ``own``: the handler is the node's own; under a profile no filter of a file is ever used.
 
@@ -138,6 +140,19 @@ def host_facts(container: ContainerConfig, *, own: bool = True) -> HostFacts:
         real_paths=real,
         capabilities=capabilities.of_status(Path("/proc/self/status").read_text()),
         seccomp_file=read_seccomp(security.seccomp.localhost_ref) if wants_file else None,
+        lsm=lsm_facts(security.apparmor, apparmor),
+    )
+
+
+def lsm_facts(asked: SecurityProfileRef | None, apparmor: AppArmor) -> LsmFacts:
+    """Read what the kernel has of AppArmor; the loaded profiles only for who names one. Blocking."""
+    if not apparmor.is_enabled():
+        return LsmFacts()
+    is_named = asked is not None and asked.type is ProfileType.LOCALHOST
+    return LsmFacts(
+        apparmor=True,
+        can_load_apparmor=apparmor.can_load(),
+        apparmor_profiles=apparmor.profiles() if is_named else frozenset(),
     )
 
 

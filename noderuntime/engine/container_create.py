@@ -47,6 +47,7 @@ from noderuntime.policy.spec import SpecLayout
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from noderuntime.host.lsm import AppArmor
     from noderuntime.images.ports import Image
 
 
@@ -169,10 +170,13 @@ async def _write_spec(work: ContainerWork) -> None:
     sandbox = work.sandbox
     asked, own = user_of(record.config, work.image), work.handler.rules is None
     rootfs = node.paths.rootfs(record.id)
-    user, host = await node.disk.run(_look, rootfs, record.config, asked, own=own)
+    user, host = await node.disk.run(
+        _look, rootfs, record.config, asked, node.parts.apparmor, own=own
+    )
     facts = ImageFacts(config=work.image.config, user=user)
     judged = replace(record.config, image_reference=record.image_reference)
     grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
+    await node.apparmor.require(grant.apparmor)
     devices = await node.disk.run(device_nodes, record.config, privileged=grant.privileged)
     sources = {**host.real_paths, **work.image_volumes}
     layout = replace(layout_of(node, sandbox, record, sources), devices=devices)
@@ -191,7 +195,7 @@ async def _write_spec(work: ContainerWork) -> None:
 
 
 def _look(
-    rootfs: Path, config: ContainerConfig, user: str, *, own: bool
+    rootfs: Path, config: ContainerConfig, user: str, apparmor: AppArmor, *, own: bool
 ) -> tuple[ResolvedUser, HostFacts]:
     """Read what the decision needs, in one turn of a thread."""
     security = config.security
@@ -202,7 +206,7 @@ def _look(
         supplemental=security.supplemental_groups,
         strict=security.supplemental_groups_strict,
     )
-    return resolved, admission.host_facts(config, own=own)
+    return resolved, admission.host_facts(config, apparmor, own=own)
 
 
 def user_of(config: ContainerConfig, image: Image) -> str:

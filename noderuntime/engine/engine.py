@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from noderuntime.engine import checkpoint, exits, images, network, recovery, stats
 from noderuntime.engine import exec as exec_
+from noderuntime.engine.apparmor import Profiles
 from noderuntime.engine.container_create import create_container
 from noderuntime.engine.container_remove import remove_container
 from noderuntime.engine.container_start import start_container
@@ -89,6 +90,7 @@ class Engine:
             journal=Journal(config.state_dir / "intents", disk),
             jobs=Jobs(),
             handlers=HandlerTable(config),
+            apparmor=Profiles(parts.apparmor, disk),
             faults=faults,
         )
         self._events = Feed(self._node.store, self._node.now_ns)

@@ -12,12 +12,14 @@ from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
     from noderuntime.api.config import Config
+    from noderuntime.engine.apparmor import Profiles
     from noderuntime.engine.disk import Disk
     from noderuntime.engine.handlers import HandlerTable
     from noderuntime.engine.jobs import Jobs
     from noderuntime.engine.journal import Journal
     from noderuntime.engine.state import ContainerId, SandboxId
     from noderuntime.engine.store import Store
+    from noderuntime.host.lsm import AppArmor
     from noderuntime.host.ports import (
         Cgroups,
         Exec,
@@ -50,6 +52,7 @@ class Parts:
     port_forward: PortForward
     network: Network
     images: Images
+    apparmor: AppArmor
 
 
 class Paths:
@@ -162,6 +165,7 @@ class Node:
     journal: Journal
     jobs: Jobs
     handlers: HandlerTable
+    apparmor: Profiles
     faults: Faults | None = None
     locks: Locks = field(default_factory=Locks)
     endings: Endings = field(default_factory=Endings)

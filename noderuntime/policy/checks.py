@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from noderuntime.policy import capabilities, mounts, registries, resources, sysctls, users
+from noderuntime.policy import apparmor, capabilities, mounts, registries, resources, sysctls, users
 from noderuntime.policy.denial import Denial, listed
 from noderuntime.policy.facts import ContainerFacts, SandboxFacts
 from noderuntime.policy.model import NamespaceMode, Namespaces, ProfileType
@@ -131,6 +131,7 @@ CONTAINER_CHECKS: Final[tuple[ContainerCheck, ...]] = (
     capabilities.within_bound,
     users.is_allowed,
     seccomp_is_the_profiles,
+    apparmor.is_the_profiles,
     proc_is_masked,
     mounts.host_paths_are_allowed,
     mounts.propagation_is_contained,

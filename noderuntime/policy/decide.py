@@ -25,6 +25,7 @@ from dataclasses import replace
 
 from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy import (
+    apparmor,
     capabilities,
     mounts,
     process,
@@ -87,7 +88,8 @@ def admit_container(
 ) -> ContainerGrant | Denial:
     """Decide about a container. ``host`` is what the node knows of its mounts (see HostFacts).
 
-    Raises InvalidArgumentError for what is malformed or not honoured yet.
+    Raises InvalidArgumentError for what is malformed or not honoured yet, FailedPreconditionError
+    for what this node's kernel does not have.
     """
     _require_sane(sandbox, container, image)
     plain = _plain_grant(sandbox, container, image)
@@ -159,6 +161,7 @@ def _as_the_node_does(
         readonly_paths=grant.readonly_paths and (security.readonly_paths or DEFAULT_READONLY),
         seccomp=SeccompRules() if wants_filter else None,
         seccomp_document=from_file,
+        apparmor=apparmor.as_the_node_does(container, host.lsm),
     )
 
 
@@ -173,6 +176,7 @@ def _under_profile(facts: ContainerFacts, grant: ContainerGrant) -> ContainerGra
         resources=bounded,
         pids_limit=rules.pids_limit,
         seccomp=rules.seccomp,
+        apparmor=apparmor.under_profile(facts),
         recursive_readonly=mounts.recursive_readonly(facts),
         changes=(*_changes(facts), *limits_set),
     )

@@ -196,6 +196,7 @@ class ContainerSecurity:
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     seccomp: SecurityProfileRef = SecurityProfileRef()
+    apparmor: SecurityProfileRef | None = None  # None leaves it open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,6 +256,18 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LsmFacts:
+    """What the node's kernel has of AppArmor. ``apparmor_profiles`` are the loaded ones' names.
+
+    They are read only for who asks for one by its name.
+    """
+
+    apparmor: bool = False
+    can_load_apparmor: bool = False  # apparmor_parser is there
+    apparmor_profiles: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
     """What only the node knows; the engine reads it, the policy judges it.
 
@@ -270,6 +283,7 @@ class HostFacts:
     real_paths: Mapping[str, str] = field(default_factory=dict[str, str])
     capabilities: frozenset[str] | None = None
     seccomp_file: str | None = None
+    lsm: LsmFacts = LsmFacts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +313,7 @@ class ContainerGrant:
     pids_limit: int | None = None
     seccomp: SeccompRules | None = None  # None is unconfined, but for:
     seccomp_document: Mapping[str, object] | None = None  # the Localhost profile, as OCI has it
+    apparmor: str = ""  # the profile's name in the kernel; "" is unconfined
     recursive_readonly: frozenset[str] = (
         frozenset()
     )  # container paths whose submounts too are read-only

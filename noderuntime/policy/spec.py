@@ -100,8 +100,8 @@ def exec_process(
 ) -> dict[str, object]:
     """Return the OCI process of an exec: the container's own, with other arguments.
 
-    User, environment, directory, capabilities and noNewPrivileges stay, and so does the filter,
-    which is the container's.
+    User, environment, directory, capabilities, noNewPrivileges and the AppArmor profile stay, and
+    so does the filter, which is the container's.
     """
     return {**process, "args": list(argv), "terminal": tty}
 
@@ -117,7 +117,9 @@ def mappings(users: UserNamespace) -> dict[str, object]:
 
 def _process(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     capabilities = list(grant.capabilities)
+    labels = {"apparmorProfile": grant.apparmor} if grant.apparmor else {}
     return {
+        **labels,
         "terminal": layout.terminal,
         "user": {
             "uid": grant.user.uid,

@@ -44,6 +44,7 @@ from noderuntime.policy.model import (
     Resources,
     SandboxConfig,
 )
+from tests.fakes.lsm import FakeAppArmor
 
 IMAGE_ID = "sha256:" + "ab" * 32
 
@@ -71,6 +72,7 @@ class World:
     controllers: set[str] = field(default_factory=lambda: {"cpu", "memory", "hugetlb"})
     oom_kills: int = 0
     updates: list[Resources] = field(default_factory=list[Resources])
+    apparmor: FakeAppArmor = field(default_factory=FakeAppArmor)
 
     def call(self, name: str) -> None:
         """Record a call, and fail it where a test says so."""
@@ -482,6 +484,7 @@ def new_engine(world: World, *, faults: Faults | None = None, boot_id: str = "bo
         port_forward=FakePortForward(),
         network=FakeNetwork(world),
         images=FakeImages(world),
+        apparmor=world.apparmor,
     )
     return Engine(parts, faults=faults, boot_id=boot_id)
 

@@ -16,7 +16,6 @@ from grpc import aio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from noderuntime.cri.convert_security import HostFacts
 from noderuntime.cri.image_service import ImageService
 from noderuntime.cri.runtime_service import RuntimeService
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
@@ -122,7 +121,7 @@ async def answer(method: MethodDescriptor, message: Message | bytes) -> Context:
         message = message.SerializeToString()
     service = method.containing_service
     ours = (
-        RuntimeService(engine, NoUrls(), CgroupDriver.SYSTEMD, HostFacts(apparmor=False))
+        RuntimeService(engine, NoUrls(), CgroupDriver.SYSTEMD)
         if service.name == "RuntimeService"
         else ImageService(engine)
     )

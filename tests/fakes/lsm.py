@@ -1,0 +1,40 @@
+"""In-memory fakes of host/lsm.py: a kernel that has what a test says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from noderuntime.errors import HostError
+
+
+@dataclass(slots=True)
+class FakeAppArmor:
+    """``AppArmor``; without ``enabled`` it is a kernel that has none. ``faults`` is by profile."""
+
+    enabled: bool = False
+    parser: bool = True
+    loaded: dict[str, str] = field(default_factory=dict[str, str])  # name -> source
+    in_use: set[str] = field(default_factory=set[str])
+    calls: list[str] = field(default_factory=list[str])
+    faults: dict[str, HostError] = field(default_factory=dict[str, HostError])
+
+    def is_enabled(self) -> bool:
+        return self.enabled
+
+    def can_load(self) -> bool:
+        return self.parser
+
+    def profiles(self) -> frozenset[str]:
+        return frozenset(self.loaded)
+
+    async def load(self, name: str, text: str) -> None:
+        self.calls.append(f"load {name}")
+        if name in self.faults:
+            raise self.faults[name]
+        self.loaded[name] = text
+
+    async def unload(self, name: str) -> None:
+        self.calls.append(f"unload {name}")
+        if name in self.in_use:
+            raise HostError(f"{name} confines a running process")
+        self.loaded.pop(name, None)
