@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
 from noderuntime.api.definitions import DEFINITIONS, Definition
-from noderuntime.api.kubernetes import INT_OR_STRING, LIST_TYPE
+from noderuntime.api.kubernetes import FAILURE, INT_OR_STRING, LIST_TYPE
 from noderuntime.api.model import GROUP, VERSION
 from noderuntime.api.pages import page_of
 
@@ -48,6 +48,7 @@ def structural(schema: Schema, definitions: Schema, *, in_list: bool = False) ->
         kept = {key: schema[key] for key in ("description", "maxLength") if key in schema}
         return kept | {"anyOf": [{"type": "integer"}, {"type": "string"}]} | extras
     out = {key: schema[key] for key in schema if key in _KEPT or key.startswith("x-kubernetes-")}
+    out |= {FAILURE: schema[FAILURE]} if FAILURE in schema else {}
     if "const" in schema:
         out |= {"type": "string", "enum": [schema["const"]]}
     if "default" in schema and not in_list and isinstance(schema["default"], (str, int)):
@@ -99,8 +100,8 @@ def _part(model: type[Any], description: str) -> Schema:
     return structural(schema, schema.get("$defs", {})) | {"description": description}
 
 
-def crd_of(definition: Definition) -> Schema:
-    """Return the whole CustomResourceDefinition."""
+def schema_of(definition: Definition) -> Schema:
+    """Return the schema with what only its page shows: every default, and what a violation does."""
     status = _part(definition.status, "What is true now, written by noderuntime.")
     # kstatus calls an object without status current; -1 says "nobody has looked at it yet".
     status["default"] = {"observedGeneration": -1}
@@ -120,6 +121,33 @@ def crd_of(definition: Definition) -> Schema:
         schema["x-kubernetes-validations"] = [
             {"rule": rule, "message": message} for rule, message in definition.rules
         ]
+    return schema
+
+
+def _stored(schema: Schema, definition: Definition, path: str = "") -> Schema:
+    """Return the schema without what only the page shows.
+
+    What the API server fills in cannot be told from what somebody declared, so a kind whose objects
+    inherit has no defaults but those in ``definition.stored_defaults``.
+    """
+    out = {key: value for key, value in schema.items() if key != FAILURE}
+    kept = definition.stored_defaults
+    if kept is not None and path.startswith("spec.") and path not in kept:
+        out.pop("default", None)
+    if "properties" in out:
+        out["properties"] = {
+            name: _stored(field, definition, f"{path}.{name}".lstrip("."))
+            for name, field in out["properties"].items()
+        }
+    for key in ("items", "additionalProperties"):
+        if key in out:
+            out[key] = _stored(out[key], definition, f"{path}[]")
+    return out
+
+
+def crd_of(definition: Definition) -> Schema:
+    """Return the whole CustomResourceDefinition."""
+    schema = _stored(schema_of(definition), definition)
     version: Schema = {
         "name": VERSION,
         "served": True,
@@ -166,8 +194,8 @@ def files() -> dict[Path, str]:
         name = f"{GROUP}_{definition.plural}.yaml"
         for folder in _FOLDERS:
             out[folder / name] = _HEADER + to_yaml(document)
-        schema = document["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-        out[Path("docs/resources") / f"{definition.singular}.md"] = page_of(definition, schema)
+        page = page_of(definition, schema_of(definition))
+        out[Path("docs/resources") / f"{definition.singular}.md"] = page
     return out
 
 

@@ -43,6 +43,7 @@ class Definition:
     columns: tuple[Column, ...]
     rules: tuple[tuple[str, str], ...] = ()  # CEL over the whole object
     selectable: tuple[str, ...] = ()
+    stored_defaults: tuple[str, ...] | None = None  # None: all, see crd.py
 
     @property
     def singular(self) -> str:
@@ -98,11 +99,21 @@ DEFINITIONS: Final = (
         summary="SecurityProfile declares what Pods of a handler may do; what it does not mention is refused.",
         spec=SecurityProfileSpec,
         status=SecurityProfileStatus,
+        stored_defaults=("spec.mode",),
         columns=(
             Column(name="Mode", path=".spec.mode"),
+            Column(name="Inherits", path=".spec.inherits"),
             Column(name="Privileged", path=".spec.privileged", priority=1),
             Column(name="Used-By", path=".status.usedBy"),
+            _ready(),
             _AGE,
+            _message(),
+        ),
+        rules=(
+            (
+                "!has(self.spec.inherits) || self.spec.inherits != self.metadata.name",
+                "a profile cannot inherit from itself",
+            ),
         ),
     ),
     Definition(

@@ -16,6 +16,7 @@ LIST_TYPE = "x-kubernetes-list-type"
 LIST_MAP_KEYS = "x-kubernetes-list-map-keys"
 INT_OR_STRING = "x-kubernetes-int-or-string"
 MAP_TYPE = "x-kubernetes-map-type"
+FAILURE = "x-failure"  # for docs/resources alone: no part of a CRD
 
 
 def rules(*pairs: tuple[str, str]) -> Extra:
@@ -36,3 +37,8 @@ def atomic(*pairs: tuple[str, str]) -> Extra:
 def keyed(*keys: str) -> Extra:
     """A list of objects that these fields tell apart."""
     return {LIST_TYPE: "map", LIST_MAP_KEYS: list(keys)}
+
+
+def failure(sentence: str) -> Extra:
+    """What happens to a Pod that breaks the field, for its page in docs/resources."""
+    return {FAILURE: sentence}

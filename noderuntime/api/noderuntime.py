@@ -93,23 +93,27 @@ class ProfileRef(ApiModel):
     name: str = Field(min_length=1, max_length=253, description="Name of a SecurityProfile.")
 
 
+RegistryName = Annotated[str, Field(min_length=1, max_length=255)]
+REGISTRIES: Final[Extra] = a_set(
+    (
+        "self.all(r, !r.contains('://'))",
+        "a registry is written without a scheme: registry.example.com, not https://registry.example.com",
+    ),
+    (
+        "self.all(r, !r.endsWith('/') && !r.startsWith('/') && !r.contains('*'))",
+        "a registry is a host, with an optional path, that starts and ends without / and has no *",
+    ),
+)
+
+
 class ImageRules(ApiModel):
     """Where images may come from."""
 
-    allowed_registries: tuple[Annotated[str, Field(min_length=1, max_length=255)], ...] = Field(
+    allowed_registries: tuple[RegistryName, ...] = Field(
         default=(),
         max_length=64,
         description="Prefixes such as `registry.example.com` or `registry.example.com/team`; empty allows all.",
-        json_schema_extra=a_set(
-            (
-                "self.all(r, !r.contains('://'))",
-                "a registry is written without a scheme: registry.example.com, not https://registry.example.com",
-            ),
-            (
-                "self.all(r, !r.endsWith('/') && !r.startsWith('/') && !r.contains('*'))",
-                "a registry is a host, with an optional path, that starts and ends without / and has no *",
-            ),
-        ),
+        json_schema_extra=REGISTRIES,
     )
 
 

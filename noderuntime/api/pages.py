@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from noderuntime.api.definitions import Definition
-from noderuntime.api.kubernetes import INT_OR_STRING, RULES
+from noderuntime.api.kubernetes import FAILURE, INT_OR_STRING, RULES
 from noderuntime.api.model import API_VERSION
 
 Schema: TypeAlias = dict[str, Any]  # Any: free-form JSON
@@ -59,9 +61,17 @@ _CONDITIONS: Final = {
             "RuntimeClass of that name belongs to somebody else",
         ),
     ),
-    "SecurityProfile": (("Ready", "the profile is valid; NodeRuntimes can refer to it"),),
+    "SecurityProfile": (
+        ("Ready", "the profile is valid; NodeRuntimes can refer to it"),
+        (
+            "Stalled",
+            "a person has to act: the base is missing, is loosened or goes round in a circle, or the profile "
+            "asks for what this version does not do; nodes keep what they serve",
+        ),
+    ),
     "NodeRuntimeState": (("Ready", "the node serves the revision of the spec"),),
 }
+_FAILURE_HEAD: Final = " what breaks it |"
 _INTRODUCTION: Final = """\
 # {kind}
 
@@ -87,26 +97,50 @@ def page_of(definition: Definition, schema: Schema) -> str:
         example=EXAMPLES[definition.kind],
     )
     for part in ("spec", "status"):
-        text += f"\n## {part}\n\n| field | type | what |\n|---|---|---|\n"
-        text += "".join(_rows(schema["properties"][part], ""))
+        fields = _rows(schema["properties"][part], "")
+        is_judged = any(row.failure for row in fields)
+        text += f"\n## {part}\n\n| field | type | what |{_FAILURE_HEAD if is_judged else ''}\n"
+        text += f"|---|---|---|{'---|' if is_judged else ''}\n"
+        text += "".join(row.line(with_failure=is_judged) for row in fields)
     text += "\n## Rules\n\nThe API server refuses an object that breaks one of these:\n\n"
     text += "".join(f"- {rule}\n" for rule in _rules(schema, ""))
     text += "\n## Conditions\n\n| condition | is True when |\n|---|---|\n"
     return text + "".join(f"| {name} | {when} |\n" for name, when in _CONDITIONS[definition.kind])
 
 
-def _rows(schema: Schema, path: str) -> list[str]:
-    rows: list[str] = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """One field."""
+
+    path: str
+    type: str
+    what: str
+    failure: str
+
+    def line(self, *, with_failure: bool) -> str:
+        """Return it as a row of Markdown."""
+        end = f" {self.failure} |" if with_failure else ""
+        return f"| `{self.path}` | {self.type} | {self.what} |{end}\n"
+
+
+def _rows(schema: Schema, path: str) -> list[_Row]:
+    rows: list[_Row] = []
     required: list[str] = schema.get("required", [])
     for name, field in schema.get("properties", {}).items():
         here = f"{path}.{name}" if path else name
         note = " Required." if name in required else ""
-        note += f" Default `{field['default']}`." if "default" in field else ""
+        note += f" Default `{_shown(field['default'])}`." if "default" in field else ""
         note += _bounds(field)
-        rows.append(f"| `{here}` | {_type(field)} | {field.get('description', '')}{note} |\n")
+        what = f"{field.get('description', '')}{note}"
+        failure: str = field.get(FAILURE, "")
+        rows.append(_Row(path=here, type=_type(field), what=what, failure=failure))
         item: Schema = field.get("items", field)
         rows += _rows(item, f"{here}[]" if "items" in field else here)
     return rows
+
+
+def _shown(default: object) -> str:
+    return default if isinstance(default, str) else json.dumps(default)
 
 
 def _type(field: Schema) -> str:

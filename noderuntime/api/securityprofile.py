@@ -2,207 +2,189 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from noderuntime.api.kubernetes import a_set, atomic, keyed, rules
+from noderuntime.api.kubernetes import a_set, atomic, failure, keyed
 from noderuntime.api.model import ApiModel
+from noderuntime.api.profile_node import Devices, HostPath, ProfileImages, ProfileResources
+from noderuntime.api.profile_process import (
+    Capabilities,
+    InnerPath,
+    RunAs,
+    Sysctls,
+    Ulimit,
+    extra_paths,
+)
+from noderuntime.api.seccomp import Seccomp
 
 Ruling = Literal["Allow", "Deny"]
-
-# capabilities(7); the kernel knows these, an unknown name would be dropped by an OCI runtime without a word.
-CAPABILITIES: Final = (
-    "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE "
-    "DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE "
-    "MKNOD NET_ADMIN NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG "
-    "SYS_ADMIN SYS_BOOT SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE "
-    "SYS_TIME SYS_TTY_CONFIG WAKE_ALARM"
-).split()
-_KNOWN: Final = ", ".join(f"'{name}'" for name in CAPABILITIES)
-_CAPABILITIES: Final = a_set(
-    (
-        "self.all(c, !c.startsWith('CAP_'))",
-        "a capability is written without CAP_: NET_ADMIN, not CAP_NET_ADMIN",
-    ),
-    (
-        f"self.all(c, c.startsWith('CAP_') || c in [{_KNOWN}])",
-        "must be names of capabilities(7) in upper case, such as NET_BIND_SERVICE",
-    ),
-)
-CapabilityName = Annotated[str, Field(min_length=1, max_length=32)]
-SyscallName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=40)]
+# The sections that refuse; the others set something, and have no use for an Audit of their own.
+Section = Literal[
+    "privileged",
+    "hostNamespaces",
+    "userNamespace",
+    "runAs",
+    "procMount",
+    "capabilities",
+    "seccomp",
+    "appArmor",
+    "seLinux",
+    "sysctls",
+    "devices",
+    "resources",
+    "hostPaths",
+    "images",
+]
+SERVICE_ACCOUNT: Final = "noderuntime.io/service-account"
+"""The annotation by which a Pod shows the node its service account, which CRI does not tell."""
 
 
-class IdRange(ApiModel):
-    """An inclusive range of numeric user IDs."""
+class ProfileException(ApiModel):
+    """Pods for which some sections are only audited, until a day."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(("self.min <= self.max", "min must not be more than max"))
+    namespace: str = Field(
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        max_length=63,
+        description="Namespace of the Pods; the kubelet tells it, no Pod can claim another.",
     )
-
-    min: int = Field(ge=0, le=4294967294, description="Lowest user ID of the range.")
-    max: int = Field(ge=0, le=4294967294, description="Highest user ID of the range.")
-
-
-class RunAs(ApiModel):
-    """Which users a container's process may run as."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                "!(has(self.nonRoot) && self.nonRoot && has(self.users)) || self.users.all(r, r.min > 0)",
-                "nonRoot refuses user ID 0: a range of users must start at 1 or more",
-            )
-        )
-    )
-
-    non_root: bool = Field(
-        default=False, description="Refuse containers that would run as user ID 0."
-    )
-    users: tuple[IdRange, ...] = Field(
-        default=(),
-        max_length=64,
-        description="User IDs that are allowed; empty allows every one.",
-        json_schema_extra=atomic(),
-    )
-
-
-class Capabilities(ApiModel):
-    """Linux capabilities, by name without CAP_."""
-
-    default: tuple[CapabilityName, ...] = Field(
-        default=(),
-        max_length=64,
-        description="Capabilities that every container gets unless it drops them.",
-        json_schema_extra=_CAPABILITIES,
-    )
-    allow: tuple[CapabilityName, ...] = Field(
-        default=(),
-        max_length=64,
-        description="Capabilities that a container may add; others are refused.",
-        json_schema_extra=_CAPABILITIES,
-    )
-
-
-class SeccompRule(ApiModel):
-    """System calls by name."""
-
-    names: tuple[SyscallName, ...] = Field(
+    service_account: str | None = Field(
+        default=None,
         min_length=1,
-        max_length=384,  # with 8 rules, what the API server's budget for CEL takes
-        description="Names of system calls.",
+        max_length=253,
+        description="Only Pods of this service account. CRI does not tell it to the node, so the Pod shows "
+        f"it in the annotation `{SERVICE_ACCOUNT}`, without which the exception does not hold. Who "
+        "may create Pods in the namespace may choose the account as well as the annotation: against them "
+        "the exception is as wide as its namespace.",
+    )
+    sections: tuple[Section, ...] = Field(
+        min_length=1,
+        max_length=14,
+        description="Sections that are only audited for these Pods.",
         json_schema_extra=a_set(),
     )
-
-
-class Seccomp(ApiModel):
-    """The system call filter of every container of the handler."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                "!has(self.allow) || !has(self.deny) || "
-                "!self.allow.exists(a, self.deny.exists(d, sets.intersects(a.names, d.names)))",
-                "the same system call is in allow and in deny",
-            ),
-            (
-                "!(has(self.base) && self.base == 'DenyAll') || (has(self.allow) && size(self.allow) > 0)",
-                "base DenyAll needs allow: with no system call allowed no container can start",
-            ),
-        )
-    )
-
-    base: Literal["RuntimeDefault", "DenyAll"] = Field(
-        default="RuntimeDefault",
-        description="RuntimeDefault: the list that container engines share. DenyAll: only "
-        "what `allow` names; what every program needs to start (execve, mmap, exit_group, ...) must be named as well.",
-    )
-    allow: tuple[SeccompRule, ...] = Field(
-        default=(),
-        max_length=8,
-        description="System calls allowed besides those of the base.",
-        json_schema_extra=atomic(),
-    )
-    deny: tuple[SeccompRule, ...] = Field(
-        default=(),
-        max_length=8,
-        description="System calls that fail with EPERM; deny wins over allow and base. Calls "
-        "with siblings (mkdir, mkdirat) are denied one by one. clone3 fails with ENOSYS, so that "
-        "programs use clone.",
-        json_schema_extra=atomic(),
-    )
-
-
-class Sysctls(ApiModel):
-    """Kernel parameters that a Pod may set."""
-
-    allow: tuple[
-        Annotated[
-            str,
-            Field(pattern=r"^[a-z0-9]([-_a-z0-9]*[a-z0-9])?([./][-_a-z0-9]+)+$", max_length=253),
-        ],
-        ...,
-    ] = Field(
-        default=(),
-        max_length=128,
-        description="Names of sysctls that a namespace of the Pod holds, such as "
-        "`net.ipv4.ip_unprivileged_port_start`. Those that Kubernetes calls safe are always "
-        "allowed; others are refused.",
-        json_schema_extra=a_set(),
-    )
-
-
-class HostPath(ApiModel):
-    """A folder or file of the node that containers may mount, and everything below it."""
-
-    path: str = Field(
-        pattern=r"^/",
-        max_length=4096,
-        description="Absolute path on the node.",
-        json_schema_extra=rules(
-            (
-                "self == '/' || !(self + '/').contains('/../') && !(self + '/').contains('/./') "
-                "&& !self.contains('//') && !self.endsWith('/')",
-                "must be a clean absolute path: no . or .. in it, no // and no / at its end",
-            )
-        ),
-    )
-    read_only: bool = Field(
-        default=True, description="Refuse mounts that are writable; true when left out."
+    expires: str = Field(
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$",
+        max_length=20,
+        description="When it ends, in UTC, such as `2026-12-31T00:00:00Z`. Containers that run then run "
+        "on; new ones are judged without it.",
+        json_schema_extra={"format": "date-time"},
     )
 
 
 class SecurityProfileSpec(ApiModel):
     """Defaults and bounds; a Pod may ask for less than this, never for more."""
 
+    inherits: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=253,
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+        description="Another SecurityProfile: what this one leaves out is as there, and what it says may only "
+        "be tighter. Lists of what is denied or masked are added to those there. `mode`, `auditSections` "
+        "and `exceptions` are not inherited, and may not be wider than there.",
+        json_schema_extra=failure(
+            "Where it is missing, goes round in a circle or is loosened, the profile is Stalled with the name "
+            "of the field, and nodes keep what they serve."
+        ),
+    )
     mode: Literal["Enforce", "Audit"] = Field(
         default="Enforce",
         description="Enforce refuses what the profile does not allow. Audit runs it and records it: "
         "a Pod gets what it asks for, what it leaves open is set as in Enforce, and system calls "
         "that the filter would refuse are done and logged by the kernel.",
+        json_schema_extra=failure(
+            "In Audit each refusal is a line in the log and a count instead."
+        ),
     )
-    privileged: Ruling = Field(default="Deny", description="Whether privileged containers may run.")
+    audit_sections: tuple[Section, ...] = Field(
+        default=(),
+        max_length=14,
+        description="Sections in mode Audit while `mode` is Enforce; those that set something instead of "
+        "refusing it have no mode.",
+        json_schema_extra=a_set() | failure("As with `mode: Audit`, for these sections alone."),
+    )
+    exceptions: tuple[ProfileException, ...] = Field(
+        default=(),
+        max_length=32,
+        description="Pods for which some sections are only audited, until a day.",
+        json_schema_extra=atomic()
+        | failure("A Pod that no exception is for, or whose exception has ended, is refused."),
+    )
+    privileged: Ruling = Field(
+        default="Deny",
+        description="Whether privileged containers may run.",
+        json_schema_extra=failure("`securityContext.privileged` is refused."),
+    )
     host_namespaces: tuple[Literal["PID", "IPC", "Network"], ...] = Field(
         default=(),
         max_length=3,
         description="Namespaces of the node that a Pod may share.",
-        json_schema_extra=a_set(),
+        json_schema_extra=a_set()
+        | failure(
+            "`hostPID`, `hostIPC` or `hostNetwork` is refused, of the Pod and of its containers."
+        ),
     )
-    run_as: RunAs = Field(default=RunAs(), description="Which users containers may run as.")
+    user_namespace: Literal["Required", "Optional", "Deny"] = Field(
+        default="Optional",
+        description="Whether a Pod must have a user namespace of its own (`hostUsers: false`), may or may not.",
+        json_schema_extra=failure("`hostUsers` of the Pod is refused."),
+    )
+    run_as: RunAs = Field(
+        default=RunAs(), description="Which users and groups containers may run as."
+    )
     no_new_privileges: Literal["Required", "Optional"] = Field(
         default="Required",
         description="Required: no process gains privileges through setuid programs, whatever the Pod says.",
+        json_schema_extra=failure("Nothing is refused: it is what is set."),
     )
     root_filesystem: Literal["ReadOnly", "ReadWrite"] = Field(
-        default="ReadWrite", description="ReadOnly mounts every container's root read-only."
+        default="ReadWrite",
+        description="ReadOnly mounts every container's root read-only.",
+        json_schema_extra=failure("Nothing is refused: it is what is set."),
+    )
+    proc_mount: Literal["Default", "UnmaskedAllowed"] = Field(
+        default="Default",
+        description="UnmaskedAllowed: a container may ask for a /proc without masked and read-only paths, but "
+        "for those of this profile. `privileged: Allow` allows it too.",
+        json_schema_extra=failure("`securityContext.procMount: Unmasked` is refused."),
+    )
+    masked_paths: tuple[InnerPath, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Paths inside every container, privileged ones too, that are hidden besides the usual ones.",
+        json_schema_extra=extra_paths("hidden"),
+    )
+    readonly_paths: tuple[InnerPath, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Paths inside every container, privileged ones too, that are read-only besides the usual "
+        "ones.",
+        json_schema_extra=extra_paths("read-only"),
     )
     capabilities: Capabilities = Field(default=Capabilities(), description="Linux capabilities.")
     seccomp: Seccomp = Field(default=Seccomp(), description="The system call filter.")
     sysctls: Sysctls = Field(default=Sysctls(), description="Kernel parameters a Pod may set.")
+    devices: Devices = Field(
+        default=Devices(), description="Devices of the node that containers may have."
+    )
+    ulimits: tuple[Ulimit, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Resource limits of every process; others are as the node's runtime has them.",
+        json_schema_extra=keyed("name")
+        | failure("Nothing is refused: the system call that goes beyond one fails."),
+    )
+    resources: ProfileResources = Field(
+        default=ProfileResources(), description="Defaults and maxima of each container."
+    )
     host_paths: tuple[HostPath, ...] = Field(
         default=(),
         max_length=128,
         description="Paths of the node that containers may mount; others are refused.",
         json_schema_extra=keyed("path"),
+    )
+    images: ProfileImages = Field(
+        default=ProfileImages(), description="Where images may come from and how they are named."
     )

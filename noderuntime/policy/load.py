@@ -7,16 +7,13 @@ never ignored: a deny of a system call that does not exist would protect nothing
 
 from __future__ import annotations
 
-from posixpath import normpath
-
-from noderuntime.api.noderuntime import ResourceAmounts
-from noderuntime.api.quantity import milli_cpu, size_bytes
 from noderuntime.api.revision import RevisionHandler
-from noderuntime.api.securityprofile import HostPath, SeccompRule, SecurityProfileSpec
+from noderuntime.api.seccomp import SeccompRule
+from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.errors import ConfigError
-from noderuntime.policy import capabilities, registries, seccomp, sysctls
+from noderuntime.policy import capabilities, load_profile, registries, seccomp, sysctls
 from noderuntime.policy.denial import printable
-from noderuntime.policy.rules import Bounds, HandlerRules, HostPathRule, SeccompRules
+from noderuntime.policy.rules import HandlerRules, SeccompRules
 
 
 def rules_of(handler: RevisionHandler, revision: str) -> HandlerRules:
@@ -29,40 +26,52 @@ def rules_of(handler: RevisionHandler, revision: str) -> HandlerRules:
 
 def _compile(handler: RevisionHandler, revision: str) -> HandlerRules:
     spec = handler.profile.spec
+    if spec.inherits is not None:
+        raise ValueError(f"inherits: {printable(spec.inherits)} is not resolved in this revision")
+    asked = handler.resources
+    default = _default_capabilities(spec)
+    allowed = _capabilities(spec.capabilities.allow, "capabilities.allow")
     return HandlerRules(
         handler=handler.name,
         node_runtime=handler.node_runtime,
         profile=handler.profile.name,
         revision=revision,
         audit=spec.mode == "Audit",
+        audit_sections=frozenset(spec.audit_sections),
+        exceptions=load_profile.exceptions(spec),
         privileged=spec.privileged == "Allow",
         host_namespaces=frozenset(spec.host_namespaces),
+        user_namespace=spec.user_namespace,
         non_root=spec.run_as.non_root,
-        users=_users(spec),
+        users=load_profile.ranges(spec.run_as.users, "users"),
+        groups=load_profile.ranges(spec.run_as.groups, "groups"),
+        supplemental_groups=load_profile.ranges(
+            spec.run_as.supplemental_groups, "supplementalGroups"
+        ),
         no_new_privileges=spec.no_new_privileges == "Required",
         readonly_root=spec.root_filesystem == "ReadOnly",
-        default_capabilities=_capabilities(spec.capabilities.default, "capabilities.default"),
-        allowed_capabilities=_capabilities(spec.capabilities.allow, "capabilities.allow"),
+        unmasked_proc=spec.proc_mount == "UnmaskedAllowed",
+        masked_paths=load_profile.inner_paths(spec.masked_paths, "maskedPaths"),
+        readonly_paths=load_profile.inner_paths(spec.readonly_paths, "readonlyPaths"),
+        default_capabilities=default,
+        allowed_capabilities=allowed,
+        ambient_capabilities=_ambient(spec, default | allowed),
         seccomp=SeccompRules(
             deny_all=spec.seccomp.base == "DenyAll",
             allow=_syscalls(spec.seccomp.allow, "seccomp.allow"),
             deny=_syscalls(spec.seccomp.deny, "seccomp.deny"),
-            audit=spec.mode == "Audit",
+            audit=spec.mode == "Audit" or "seccomp" in spec.audit_sections,
         ),
         sysctls=frozenset(map(sysctls.normalise, spec.sysctls.allow)),
-        host_paths=tuple(sorted(map(_host_path, spec.host_paths))),
+        devices=load_profile.devices(spec),
+        cdi=tuple(sorted(spec.devices.cdi)),
+        ulimits=load_profile.ulimits(spec),
+        host_paths=tuple(sorted(map(load_profile.host_path, spec.host_paths))),
         registries=tuple(sorted(map(registries.prefix_of, handler.allowed_registries))),
-        defaults=_bounds(handler.resources.defaults, "resources.defaults"),
-        limits=_bounds(handler.resources.limits, "resources.limits"),
-        pids_limit=handler.resources.pids_limit,
+        profile_registries=tuple(sorted(map(registries.prefix_of, spec.images.allowed_registries))),
+        require_digest=load_profile.requires_digest(spec),
+        **load_profile.amounts(spec.resources, asked),
     )
-
-
-def _users(spec: SecurityProfileSpec) -> tuple[tuple[int, int], ...]:
-    for users in spec.run_as.users:
-        if users.min > users.max:
-            raise ValueError(f"runAs.users: min {users.min} is above max {users.max}")
-    return tuple(sorted((users.min, users.max) for users in spec.run_as.users))
 
 
 def _capabilities(names: tuple[str, ...], field: str) -> frozenset[str]:
@@ -73,28 +82,24 @@ def _capabilities(names: tuple[str, ...], field: str) -> frozenset[str]:
     return capabilities.KNOWN if capabilities.ALL in result else result
 
 
+def _default_capabilities(spec: SecurityProfileSpec) -> frozenset[str]:
+    return _capabilities(spec.capabilities.default, "capabilities.default")
+
+
+def _ambient(spec: SecurityProfileSpec, granted: frozenset[str]) -> frozenset[str]:
+    result = _capabilities(spec.capabilities.ambient, "capabilities.ambient")
+    if result - granted:
+        missing = _shown(result - granted)
+        raise ValueError(f"capabilities.ambient: {missing} is neither in default nor in allow")
+    return result
+
+
 def _syscalls(rules: tuple[SeccompRule, ...], field: str) -> frozenset[str]:
     result = frozenset(name for rule in rules for name in rule.names)
     unknown = result - seccomp.KNOWN
     if unknown:
         raise ValueError(f"{field}: {_shown(unknown)} is not a system call")
     return result
-
-
-def _host_path(rule: HostPath) -> HostPathRule:
-    if ".." in rule.path.split("/"):
-        raise ValueError(f"hostPaths: {printable(rule.path)} must not hold '..'")
-    return HostPathRule(path="/" + normpath(rule.path).lstrip("/"), readonly=rule.read_only)
-
-
-def _bounds(amounts: ResourceAmounts, field: str) -> Bounds:
-    try:
-        return Bounds(
-            cpu_millis=None if amounts.cpu is None else milli_cpu(amounts.cpu),
-            memory_bytes=None if amounts.memory is None else size_bytes(amounts.memory),
-        )
-    except ValueError as error:
-        raise ValueError(f"{field}: {error}") from error
 
 
 def _shown(unknown: frozenset[str]) -> str:

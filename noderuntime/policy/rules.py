@@ -6,8 +6,14 @@ Made by ``load.rules_of``, once a revision; frozen, so that a decision can be re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
 
+from noderuntime.api.securityprofile import Section
 from noderuntime.policy.denial import Denial
+
+Ranges: TypeAlias = tuple[tuple[int, int], ...]
+
+SHM_BYTES: Final = 64 << 20  # what container engines give a /dev/shm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +28,45 @@ class SeccompRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class HostPathRule:
-    """A path of the node, normalised, that may be mounted with everything below it."""
+    """A path of the node, normalised, that may be mounted with everything below it.
+
+    ``propagation`` has what is allowed besides None, in the words of Kubernetes, sorted.
+    """
 
     path: str
     readonly: bool
+    propagation: tuple[str, ...] = ("HostToContainer",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class DeviceRule:
+    """A path below /dev, normalised, with everything below it; ``permissions`` of ``rwm``."""
+
+    path: str
+    permissions: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Ulimit:
+    """A limit of getrlimit(2); ``name`` in lower case and without RLIMIT_."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExceptionRule:
+    """Sections that are only audited for Pods of a namespace, until ``expires_s`` of the epoch.
+
+    ``service_account`` "" is every one; ``expires`` is the same time as the profile writes it.
+    """
+
+    namespace: str
+    service_account: str
+    sections: frozenset[Section]
+    expires_s: int
+    expires: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,28 +79,56 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerRules:
-    """A handler's profile and bounds."""
+    """A handler's profile and bounds.
+
+    ``defaults``, ``limits`` and ``pids_limit`` are the narrower of what the profile and the
+    NodeRuntime say; ``profile_limits`` is the profile's part, for sentences. ``hugepages`` maps a
+    page size in CRI's words (2MB) to bytes; None says nothing. Ranges are inclusive; none at all
+    allow every ID.
+    """
 
     handler: str
     node_runtime: str
     profile: str
     revision: str
     audit: bool = False
+    audit_sections: frozenset[Section] = frozenset()
+    exceptions: tuple[ExceptionRule, ...] = ()
     privileged: bool = False
     host_namespaces: frozenset[str] = frozenset()
+    user_namespace: Literal["Required", "Optional", "Deny"] = "Optional"
     non_root: bool = False
-    users: tuple[tuple[int, int], ...] = ()
+    users: Ranges = ()
+    groups: Ranges = ()
+    supplemental_groups: Ranges = ()
     no_new_privileges: bool = True
     readonly_root: bool = False
+    unmasked_proc: bool = False
+    masked_paths: tuple[str, ...] = ()
+    readonly_paths: tuple[str, ...] = ()
     default_capabilities: frozenset[str] = frozenset()
     allowed_capabilities: frozenset[str] = frozenset()
+    ambient_capabilities: frozenset[str] = frozenset()
     seccomp: SeccompRules = SeccompRules()
     sysctls: frozenset[str] = frozenset()
+    devices: tuple[DeviceRule, ...] = ()
+    cdi: tuple[str, ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
     host_paths: tuple[HostPathRule, ...] = ()
-    registries: tuple[str, ...] = ()
+    registries: tuple[str, ...] = ()  # the NodeRuntime's
+    profile_registries: tuple[str, ...] = ()
+    require_digest: bool = False
     defaults: Bounds = Bounds()
     limits: Bounds = Bounds()
+    profile_limits: Bounds = Bounds()
     pids_limit: int | None = None
+    hugepages: tuple[tuple[str, int], ...] | None = None
+    shm_bytes: int = SHM_BYTES
+    shm_limit_bytes: int | None = None
+
+    def audits(self, section: Section) -> bool:
+        """Tell whether what the section refuses is only recorded."""
+        return self.audit or section in self.audit_sections
 
     def deny(
         self, field: str, value: str, rule: str, remedy: str, *, container: str = ""
