@@ -9,10 +9,13 @@ purged by ``down`` if ``up`` installed it.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +40,8 @@ UNPACKED: Final = {
     "prometheus": ("usr/bin/promtool",),
 }
 PLUGINS: Final = "containernetworking-plugins"
+KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_PACKAGES: Final = "Created-By: Packages"
 _QUIET: Final = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
 
 
@@ -78,6 +83,34 @@ def _without_candidate(layout: Layout, names: Sequence[str]) -> list[str]:
         match[1] for match in re.finditer(r"(?m)^(\S+?):\n.*\n  Candidate: (?!\(none\))", text)
     }
     return [name for name in names if name not in known]
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """One of Debian's archives as this machine's apt knows it."""
+
+    place: str  # URI
+    suite: str  # e.g. bookworm-updates
+
+    def line(self) -> str:
+        """As a line of a sources.list."""
+        return f"deb [signed-by={KEYRING}] {self.place} {self.suite} main"
+
+
+def archives(layout: Layout) -> tuple[Archive, ...]:
+    """Debian's archives of this machine's release, the release itself first."""
+    codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    text = processes.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", _PACKAGES],
+        layout,
+        environment=_QUIET,
+    )
+    lines = [line.split() for line in text.splitlines() if line.endswith(" main")]
+    suites = (codename, f"{codename}-updates", f"{codename}-security")
+    found = [Archive(line[0], line[1]) for suite in suites for line in lines if line[1] == suite]
+    if not KEYRING.exists() or not found or found[0].suite != codename:
+        raise ClusterError("this machine's apt knows no archive of Debian: look at /etc/apt")
+    return tuple(dict.fromkeys(found))
 
 
 def fetch(layout: Layout, names: Sequence[str]) -> list[Path]:
@@ -147,14 +180,35 @@ def missing_on_host(layout: Layout) -> list[str]:
 def install(layout: Layout, state: State) -> bool:
     """Install what the host lacks, written down by name first; True if something was installed."""
     missing = missing_on_host(layout)
-    if not missing:
-        return False
+    if missing:
+        _install(layout, state, missing)
+    return bool(missing)
+
+
+@contextmanager
+def borrowed(layout: Layout, state: State, programs: Mapping[str, str]) -> Iterator[None]:
+    """Have programs (name → package) on the host for as long as this lasts.
+
+    What an earlier loan that was cut off has left is taken away too.
+    """
+    path = layout.environment()["PATH"]
+    missing = [p for name, p in programs.items() if not shutil.which(name, path=path)]
+    try:
+        if missing:
+            _install(layout, state, missing)
+        yield
+    finally:
+        while entry := state.find("packages"):
+            purge(layout, entry)
+            state.forget(entry)
+
+
+def _install(layout: Layout, state: State, missing: Sequence[str]) -> None:
     _know(layout, missing)
     argv = ["apt-get", *_options(layout), "-qq", "--no-install-recommends", "-y"]
     plan = processes.run([*argv, "--simulate", "install", *missing], layout, environment=_QUIET)
     state.record("packages", names=re.findall(r"(?m)^Inst (\S+)", plan))
     processes.run([*argv, "install", *missing], layout, timeout_s=600, environment=_QUIET)
-    return True
 
 
 def purge(layout: Layout, entry: Entry) -> None:

@@ -182,8 +182,12 @@ def run(
     timeout_s: float = 120,
     text: str | None = None,
     environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> str:
-    """Run a program to its end and return what it printed; raises ClusterError with its stderr."""
+    """Run a program, in a folder, to its end and return what it printed.
+
+    Raises ClusterError with its stderr.
+    """
     try:
         done = subprocess.run(
             argv,
@@ -191,6 +195,7 @@ def run(
             capture_output=True,
             text=True,
             timeout=timeout_s,
+            cwd=folder,
             env=layout.environment() | dict(environment or {}),
             check=False,
         )
