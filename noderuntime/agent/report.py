@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from noderuntime.api.state import NodeRuntimeStateStatus, ServedRevision
+from noderuntime.api.state import NodeRuntimeStateStatus, ServedRevision, WithheldHandler
 from noderuntime.api.status import Condition
 
 if TYPE_CHECKING:
     from noderuntime.agent.cluster import NodeState
-    from noderuntime.cri.client import RuntimeStatus
+    from noderuntime.cri.client import RuntimeStatus, Served
     from noderuntime.errors import NodeRuntimeError
 
 MAX_STALE: Final = 100
@@ -48,6 +48,7 @@ def status_of(state: NodeState, seen: Observation, now: str) -> NodeRuntimeState
         observed_generation=state.generation,
         revision=_served(before, served.revision, now),
         handlers=tuple(sorted(set(served.handlers))),
+        withheld_handlers=_withheld(served),
         stale_containers=tuple(sorted(set(served.stale_containers)))[:MAX_STALE],
         conditions=(ready,),
     )
@@ -57,6 +58,14 @@ def _served(before: NodeRuntimeStateStatus, digest: str, now: str) -> ServedRevi
     if before.revision is not None and before.revision.digest == digest:
         return before.revision
     return ServedRevision(digest=digest, served_at=now)
+
+
+def _withheld(served: Served) -> tuple[WithheldHandler, ...]:
+    found = {each.name: each for each in served.withheld_handlers}
+    return tuple(
+        WithheldHandler(name=name, reason=each.reason, message=each.message[:MAX_MESSAGE_CHARS])
+        for name, each in sorted(found.items())
+    )
 
 
 def _ready(state: NodeState, seen: Observation) -> Condition:
@@ -73,6 +82,11 @@ def _ready(state: NodeState, seen: Observation) -> Condition:
         return _condition(
             state, "RevisionNotServed", f"declared is {declared}, the runtime serves {now_serves}"
         )
+    withheld = _withheld(served)
+    if withheld:
+        reasons = {each.reason for each in withheld}
+        said = "; ".join(f"handler {each.name} is not offered: {each.message}" for each in withheld)
+        return _condition(state, reasons.pop() if len(reasons) == 1 else "HandlersWithheld", said)
     return _condition(state, "Served", f"the runtime serves {declared}", status=True)
 
 

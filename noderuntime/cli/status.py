@@ -49,6 +49,9 @@ def as_text(status: RuntimeStatus) -> str:
         f"  {'  its handlers':<16}{', '.join(served.handlers) or 'none'}",
         f"  {'Other handlers':<16}{', '.join(own) or 'none'}",
     ]
+    if served.withheld_handlers:
+        lines.append("  Handlers that this node cannot offer:")
+        lines += [f"    {each.name}: {each.message}" for each in served.withheld_handlers]
     if served.stale_containers:
         lines.append("  Under an earlier revision, until they are restarted:")
         lines += [f"    {name}" for name in served.stale_containers]

@@ -27,6 +27,16 @@ Answer = TypeVar("Answer", bound="Message")
 INFO_KEY = "noderuntime"
 
 
+class WithheldHandler(BaseModel):
+    """A handler of the revision that the node cannot offer, and why."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str
+    reason: str
+    message: str
+
+
 class Served(BaseModel):
     """``Status(verbose).info["noderuntime"]``: which revision is served, and what runs under another."""
 
@@ -38,6 +48,7 @@ class Served(BaseModel):
     revision_error: str = ""
     handlers: tuple[str, ...] = ()
     stale_containers: tuple[str, ...] = ()
+    withheld_handlers: tuple[WithheldHandler, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

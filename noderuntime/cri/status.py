@@ -105,6 +105,10 @@ def node_info(node: NodeStatus) -> str:
             "revisionError": node.revision_error,
             "handlers": list(node.revision_handlers),
             "staleContainers": list(node.stale_containers),
+            "withheldHandlers": [
+                {"name": each.name, "reason": each.reason, "message": each.message}
+                for each in node.withheld
+            ],
         }
     )
 

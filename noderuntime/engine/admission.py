@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         Resources,
         SandboxConfig,
         SandboxGrant,
-        SecurityProfileRef,
     )
 
 _log = logging.getLogger(__name__)
@@ -140,19 +139,18 @@ def host_facts(container: ContainerConfig, apparmor: AppArmor, *, own: bool = Tr
         real_paths=real,
         capabilities=capabilities.of_status(Path("/proc/self/status").read_text()),
         seccomp_file=read_seccomp(security.seccomp.localhost_ref) if wants_file else None,
-        lsm=lsm_facts(security.apparmor, apparmor),
+        lsm=lsm_facts(apparmor),
     )
 
 
-def lsm_facts(asked: SecurityProfileRef | None, apparmor: AppArmor) -> LsmFacts:
-    """Read what the kernel has of AppArmor; the loaded profiles only for who names one. Blocking."""
+def lsm_facts(apparmor: AppArmor) -> LsmFacts:
+    """Read what the kernel has of AppArmor; blocking."""
     if not apparmor.is_enabled():
         return LsmFacts()
-    is_named = asked is not None and asked.type is ProfileType.LOCALHOST
     return LsmFacts(
         apparmor=True,
         can_load_apparmor=apparmor.can_load(),
-        apparmor_profiles=apparmor.profiles() if is_named else frozenset(),
+        apparmor_profiles=apparmor.profiles(),
     )
 
 

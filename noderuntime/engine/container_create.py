@@ -76,6 +76,7 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
     admission.require_namespaces(config.security.namespaces)
     admission.require_shared_pid(sandbox.config, config)
     config = replace(config, resources=honourable(node.parts.cgroups, config.resources))
+    await node.handlers.settle()
     handler = node.handlers.get(sandbox.handler)
     image = node.parts.images.find(config.image)
     if image is None:
@@ -190,6 +191,7 @@ async def _write_spec(work: ContainerWork) -> None:
         uid=grant.user.uid,
         gid=grant.user.gid,
         additional_gids=grant.user.additional_gids,
+        apparmor=grant.apparmor,
         config=replace(record.config, resources=grant.resources),
     )
 

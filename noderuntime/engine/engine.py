@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ from noderuntime.engine.events import Feed, Subscription
 from noderuntime.engine.handlers import HandlerTable
 from noderuntime.engine.jobs import Jobs
 from noderuntime.engine.journal import Journal
-from noderuntime.engine.node import Faults, Node, Parts, Paths
+from noderuntime.engine.node import Faults, Node, Parts, Paths, features_of
+from noderuntime.engine.offers import Offers, Withheld
 from noderuntime.engine.sandbox_remove import remove_sandbox
 from noderuntime.engine.sandbox_run import run_sandbox
 from noderuntime.engine.sandbox_stop import stop_sandbox
@@ -71,6 +73,7 @@ class NodeStatus:
     revision_error: str  # why the declared revision is not served, "" when it is
     stale_containers: tuple[str, ...]  # "namespace/pod/container" that run under an older revision
     revision_handlers: tuple[str, ...] = ()  # of ``handlers``, those that the revision declares
+    withheld: tuple[Withheld, ...] = ()  # handlers of the revision that this node cannot offer
 
 
 class Engine:
@@ -81,6 +84,7 @@ class Engine:
     ) -> None:
         """Put the node together; nothing is read before ``recover``. ``boot_id`` is for tests."""
         config, disk = parts.config, Disk()
+        profiles = Profiles(parts.apparmor, disk)
         self._boot_id = boot_id
         self._node = Node(
             parts=parts,
@@ -89,8 +93,8 @@ class Engine:
             store=Store(config.state_dir, disk),
             journal=Journal(config.state_dir / "intents", disk),
             jobs=Jobs(),
-            handlers=HandlerTable(config),
-            apparmor=Profiles(parts.apparmor, disk),
+            handlers=HandlerTable(config, Offers(partial(features_of, parts), profiles)),
+            apparmor=profiles,
             faults=faults,
         )
         self._events = Feed(self._node.store, self._node.now_ns)
@@ -108,9 +112,21 @@ class Engine:
                 group.create_task(exits.watch_running(self._node))
                 group.create_task(recovery.watch_unfinished(self._node))
                 group.create_task(network.watch(self._node))
-                group.create_task(self._node.handlers.watch())
+                group.create_task(self._node.handlers.watch(self._tidy))
         finally:
             await self.close()
+
+    async def look_at_handlers(self) -> None:
+        """Look whether what is declared, or what the node can do, has changed; ``run`` does it too."""
+        await self._node.handlers.look()
+        await self._tidy()
+
+    async def _tidy(self) -> None:
+        """Remove the AppArmor profiles that nothing names any more."""
+        records = self._node.store.containers.all()
+        ended = ContainerState.EXITED
+        used = {record.apparmor for record in records if record.state is not ended}
+        await self._node.apparmor.sweep(used | self._node.handlers.wanted_profiles())
 
     def subscribe(self) -> Subscription:
         """GetContainerEvents: what happens from now on; to be closed. Raises ResourceExhaustedError."""
@@ -266,6 +282,7 @@ class Engine:
             revision_error=handlers.error,
             stale_containers=self._stale(),
             revision_handlers=handlers.declared(),
+            withheld=handlers.withheld(),
         )
 
     def _stale(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ async def pull_image(
     node: Node, reference: str, credentials: Credentials | None, handler: str
 ) -> Image:
     """Pull it, if the handler may have it. Raises DeniedError, ImageError."""
+    await node.handlers.settle()
     admission.admit_image(node.handlers.get(handler), reference)
     started, outcome = time.monotonic(), "Cancelled"
     try:

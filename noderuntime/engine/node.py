@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from noderuntime.policy.features import HostFeatures
+
 if TYPE_CHECKING:
     from noderuntime.api.config import Config
     from noderuntime.engine.apparmor import Profiles
@@ -53,6 +55,15 @@ class Parts:
     network: Network
     images: Images
     apparmor: AppArmor
+
+
+def features_of(parts: Parts) -> HostFeatures:
+    """Return what the node can do of what a profile may demand; cheap."""
+    return HostFeatures(
+        apparmor=parts.apparmor.is_enabled(),
+        apparmor_parser=parts.apparmor.can_load(),
+        user_namespaces=parts.mounts.features().idmapped,
+    )
 
 
 class Paths:

@@ -45,6 +45,7 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             f"sandbox {existing.id} of Pod {config.pod.namespace}/{config.pod.name}, attempt "
             f"{config.pod.attempt}, was stopped; remove it first or use another attempt"
         )
+    await node.handlers.settle()
     served = node.handlers.get(handler)
     if config.namespaces.user is not None and not node.parts.mounts.features().idmapped:
         raise FailedPreconditionError(

@@ -70,4 +70,5 @@ class ContainerRecord:
     gid: int = 0
     additional_gids: tuple[int, ...] = ()
     oci_runtime: str = ""  # of its sandbox, so that a cleanup does not need the sandbox's record
+    apparmor: str = ""  # the profile that its processes run under
     stop_signal: str = ""  # container's, else image's, as named there; kept as the image may go

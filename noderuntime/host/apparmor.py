@@ -40,7 +40,7 @@ class KernelAppArmor:
         self._enabled_file = enabled
         self._securityfs = securityfs
         self._proc = proc
-        self._parser = shutil.which(_PARSER, path=PATH) if parser is None else parser
+        self._named = parser
 
     def is_enabled(self) -> bool:
         """Ask the kernel: it is built in, not turned off, and its files can be reached."""
@@ -51,8 +51,12 @@ class KernelAppArmor:
         return answer.startswith("Y") and (self._securityfs / "profiles").exists()
 
     def can_load(self) -> bool:
-        """Tell whether apparmor_parser was there at our start."""
-        return bool(self._parser)
+        """Look for the program."""
+        return bool(self._parser())
+
+    def _parser(self) -> str:
+        found = shutil.which(_PARSER, path=PATH) if self._named is None else self._named
+        return found or ""
 
     def profiles(self) -> frozenset[str]:
         """Read the kernel's list; a line is ``NAME (MODE)``. Raises HostError."""
@@ -79,9 +83,10 @@ class KernelAppArmor:
         await in_pool(self._remove, name)
 
     async def _parse(self, what: str, text: str) -> str:
-        if not self._parser:
+        parser = self._parser()
+        if not parser:
             raise HostError("apparmor_parser is not on the PATH: install the package apparmor")
-        argv = (self._parser, what, *_ARGUMENTS)
+        argv = (parser, what, *_ARGUMENTS)
         output = await run(Command(argv=argv, stdin=text.encode(), timeout_s=_TIMEOUT_S))
         if output.exit_code != 0:
             said = " ".join(output.stderr.decode(errors="replace").split())

@@ -7,7 +7,8 @@ seccomp, the latter can be refused.
   the kernel has AppArmor, a privileged container that says nothing gets none. What is asked for by
   name is honoured, or refused; for a privileged container too.
 - Under a SecurityProfile a Pod may ask for nothing else than what it gets anyway: a profile of the
-  node may be weaker, and Unconfined is.
+  node may be weaker, and Unconfined is. A declared profile holds for privileged containers too;
+  without one they get none, as under the node's own handlers. RuntimeDefault is the handler's.
 - RuntimeDefault on a kernel without AppArmor is no profile: that is such a node's default. The
   kubelet refuses these Pods itself.
 
@@ -50,22 +51,52 @@ def as_the_node_does(container: ContainerConfig, lsm: LsmFacts) -> str:
 
 
 def under_profile(facts: ContainerFacts) -> str:
-    """Return the profile's name, or UNCONFINED. Raises FailedPreconditionError."""
-    return as_the_node_does(facts.container, facts.host.lsm)
+    """Return the profile's name, or UNCONFINED. Raises FailedPreconditionError.
+
+    What ``is_the_profiles`` refuses comes here in Audit only, and is given.
+    """
+    container, lsm, declared = facts.container, facts.host.lsm, facts.rules.apparmor
+    asked = container.security.apparmor
+    if declared is None:
+        return as_the_node_does(container, lsm)
+    if asked is not None and (
+        asked.type is not ProfileType.RUNTIME_DEFAULT or declared.name == UNCONFINED
+    ):
+        return _named(container.name, asked, lsm)
+    if (
+        declared.name == UNCONFINED or not lsm.apparmor
+    ):  # without AppArmor only in Audit: features.py
+        return UNCONFINED
+    if not declared.text and declared.name != DEFAULT:
+        _require_loaded(
+            f"appArmor.name of SecurityProfile {facts.rules.profile}", declared.name, lsm
+        )
+    return declared.name
 
 
 def is_the_profiles(facts: ContainerFacts) -> Iterator[Denial]:
     """Refuse to be unconfined, and profiles of the node, which may be weaker."""
-    asked = facts.container.security.apparmor
+    asked, declared = facts.container.security.apparmor, facts.rules.apparmor
     if asked is None or asked.type is ProfileType.RUNTIME_DEFAULT:
         return
     is_named = asked.type is ProfileType.LOCALHOST
+    if declared is not None and declared.name == (asked.localhost_ref if is_named else UNCONFINED):
+        return
+    if declared is not None and declared.name == UNCONFINED:
+        return  # any profile is less than none
     yield facts.deny(
         f"{_FIELD}.localhostProfile" if is_named else f"{_FIELD}.type",
         asked.localhost_ref if is_named else asked.type.value,
         "the AppArmor profile is the handler's",
         "remove appArmorProfile, or use type: RuntimeDefault",
     )
+
+
+def changes(facts: ContainerFacts) -> Iterator[str]:
+    """Say what the profile sets where the Pod leaves it open."""
+    declared = facts.rules.apparmor
+    if facts.container.security.apparmor is None and declared is not None and declared.name:
+        yield f"{_FIELD} is {declared.name}, as the Pod names none"
 
 
 def _named(container: str, asked: SecurityProfileRef, lsm: LsmFacts) -> str:

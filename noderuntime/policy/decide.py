@@ -186,6 +186,7 @@ def _changes(facts: ContainerFacts) -> Iterator[str]:
     rules, security = facts.rules, facts.container.security
     if security.seccomp.type is ProfileType.UNCONFINED:
         yield "securityContext.seccompProfile is the profile's filter, as the Pod names none"
+    yield from apparmor.changes(facts)
     if rules.no_new_privileges and not security.no_new_privs:
         yield "securityContext.allowPrivilegeEscalation is false, as noNewPrivileges is Required"
     if rules.readonly_root and not security.readonly_rootfs:

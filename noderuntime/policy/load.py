@@ -11,7 +11,7 @@ from noderuntime.api.revision import RevisionHandler
 from noderuntime.api.seccomp import SeccompRule
 from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.errors import ConfigError
-from noderuntime.policy import capabilities, load_profile, registries, seccomp, sysctls
+from noderuntime.policy import capabilities, load_lsm, load_profile, registries, seccomp, sysctls
 from noderuntime.policy.denial import printable
 from noderuntime.policy.rules import HandlerRules, SeccompRules
 
@@ -62,6 +62,8 @@ def _compile(handler: RevisionHandler, revision: str) -> HandlerRules:
             deny=_syscalls(spec.seccomp.deny, "seccomp.deny"),
             audit=spec.mode == "Audit" or "seccomp" in spec.audit_sections,
         ),
+        apparmor=load_lsm.apparmor_rules(handler.profile.name, spec),
+        selinux=load_lsm.selinux_rules(spec),
         sysctls=frozenset(map(sysctls.normalise, spec.sysctls.allow)),
         devices=load_profile.devices(spec),
         cdi=tuple(sorted(spec.devices.cdi)),

@@ -257,10 +257,7 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LsmFacts:
-    """What the node's kernel has of AppArmor. ``apparmor_profiles`` are the loaded ones' names.
-
-    They are read only for who asks for one by its name.
-    """
+    """What the node's kernel has of AppArmor. ``apparmor_profiles`` are the loaded ones' names."""
 
     apparmor: bool = False
     can_load_apparmor: bool = False  # apparmor_parser is there

@@ -72,6 +72,7 @@ class World:
     controllers: set[str] = field(default_factory=lambda: {"cpu", "memory", "hugetlb"})
     oom_kills: int = 0
     updates: list[Resources] = field(default_factory=list[Resources])
+    user_namespaces: bool = True
     apparmor: FakeAppArmor = field(default_factory=FakeAppArmor)
 
     def call(self, name: str) -> None:
@@ -171,7 +172,7 @@ class FakeMounts:
         self._world = world
 
     def features(self) -> MountFeatures:
-        return MountFeatures(recursive_readonly=True, idmapped=True)
+        return MountFeatures(recursive_readonly=True, idmapped=self._world.user_namespaces)
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         self._world.call("mounts.tmpfs")

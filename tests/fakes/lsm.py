@@ -9,7 +9,10 @@ from noderuntime.errors import HostError
 
 @dataclass(slots=True)
 class FakeAppArmor:
-    """``AppArmor``; without ``enabled`` it is a kernel that has none. ``faults`` is by profile."""
+    """``AppArmor``; without ``enabled`` it is a kernel that has none.
+
+    ``faults`` is by profile, ``*`` for every one.
+    """
 
     enabled: bool = False
     parser: bool = True
@@ -29,8 +32,9 @@ class FakeAppArmor:
 
     async def load(self, name: str, text: str) -> None:
         self.calls.append(f"load {name}")
-        if name in self.faults:
-            raise self.faults[name]
+        fault = self.faults.get(name) or self.faults.get("*")
+        if fault is not None:
+            raise fault
         self.loaded[name] = text
 
     async def unload(self, name: str) -> None:

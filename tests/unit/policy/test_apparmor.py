@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from noderuntime.errors import FailedPreconditionError
+from noderuntime.errors import ConfigError, FailedPreconditionError
 from noderuntime.policy import apparmor, spec
 from noderuntime.policy.model import HostFacts, LsmFacts, ProfileType, SecurityProfileRef
 from noderuntime.policy.spec import SpecLayout
-from tests.unit.policy.factories import container, denied, granted, rules, security
+from tests.unit.policy.factories import admit, container, denied, granted, rules, security
 
 WITH = LsmFacts(apparmor=True, can_load_apparmor=True, apparmor_profiles=frozenset({"web"}))
 WITHOUT_PARSER = LsmFacts(apparmor=True, apparmor_profiles=frozenset({"web"}))
@@ -80,6 +82,77 @@ def test_a_profile_in_audit_gives_what_is_asked_for_and_finds_it() -> None:
     grant = granted(rules({"mode": "Audit"}), asks, host=HostFacts(lsm=WITH))
     assert grant.apparmor == "web"
     assert [each.field.rpartition(".")[2] for each in grant.findings] == ["localhostProfile"]
+
+
+TEXT = "profile mine {\n  file,\n}\n"
+BY_TEXT = {"appArmor": {"profile": TEXT}}
+BY_NAME = {"appArmor": {"name": "web"}}
+BY_MODE = {"appArmor": {"mode": "RuntimeDefault"}}
+NONE = {"appArmor": {"mode": "Unconfined"}}
+
+
+@pytest.mark.parametrize(
+    ("profile", "asked", "name"),
+    [
+        pytest.param(BY_TEXT, None, "noderuntime-web-", id="text"),
+        pytest.param(BY_TEXT, DEFAULT, "noderuntime-web-", id="text, the default is the handler's"),
+        pytest.param(BY_NAME, None, "web", id="name"),
+        pytest.param(BY_NAME, WEB, "web", id="name, the same is asked for"),
+        pytest.param(BY_NAME, DEFAULT, "web", id="name, the default is the handler's"),
+        pytest.param(BY_MODE, None, apparmor.DEFAULT, id="default"),
+        pytest.param(NONE, None, "", id="unconfined"),
+        pytest.param(NONE, UNCONFINED, "", id="unconfined, asked for"),
+        pytest.param(NONE, WEB, "web", id="unconfined, less is asked for"),
+        pytest.param(NONE, DEFAULT, apparmor.DEFAULT, id="unconfined, the default is asked for"),
+        pytest.param({}, None, apparmor.DEFAULT, id="nothing declared"),
+    ],
+)
+@pytest.mark.parametrize("privileged", [False, True])
+def test_a_declared_profile_holds_for_every_container(
+    profile: dict[str, object],
+    asked: SecurityProfileRef | None,
+    name: str,
+    *,
+    privileged: bool,
+) -> None:
+    own = rules({**profile, "privileged": "Allow"})
+    asks = container(security(apparmor=asked, privileged=privileged))
+    found = granted(own, asks, host=HostFacts(lsm=WITH)).apparmor
+    if privileged and not profile:
+        name = ""  # as under the node's own handlers
+    assert found.startswith(name)
+    assert bool(found) == bool(name)
+
+
+@pytest.mark.parametrize("asked", [UNCONFINED, OTHER])
+@pytest.mark.parametrize("profile", [BY_TEXT, BY_NAME, BY_MODE, {}])
+def test_a_pod_may_not_ask_for_another_profile_than_the_declared(
+    profile: dict[str, object], asked: SecurityProfileRef
+) -> None:
+    host = HostFacts(lsm=replace(WITH, apparmor_profiles=frozenset({"web", "other"})))
+    asks = container(security(apparmor=asked))
+    assert "appArmorProfile" in denied(rules(profile), asks, host=host).field
+    audited = rules({**profile, "mode": "Audit"})
+    grant = granted(audited, asks, host=host)
+    assert grant.apparmor == asked.localhost_ref
+    assert len(grant.findings) == 1
+
+
+def test_a_declared_name_that_was_removed_meanwhile_refuses_the_container() -> None:
+    lsm = replace(WITH, apparmor_profiles=frozenset())
+    with pytest.raises(FailedPreconditionError, match=r"appArmor\.name of SecurityProfile web"):
+        admit(rules(BY_NAME), container(), host=HostFacts(lsm=lsm))
+
+
+def test_the_grant_says_that_the_profile_was_set() -> None:
+    changes = granted(rules(BY_NAME), container(), host=HostFacts(lsm=WITH)).changes
+    assert "securityContext.appArmorProfile is web, as the Pod names none" in changes
+
+
+@pytest.mark.parametrize("section", [{}, {"name": "a", "mode": "RuntimeDefault"}])
+def test_exactly_one_way_must_be_declared(section: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"appArmor: exactly one"):
+        rules({"appArmor": section})
 
 
 def test_the_profile_is_written_down_for_the_container_and_for_execs() -> None:
