@@ -37,6 +37,7 @@ _INCLUDES: Final = re.compile(r"#?include\b")
 _WORDS: Final = frozenset({"profile", "hat", "if", "else", "abi"})
 _HAT: Final = re.compile(r"(?:^|,)\^")
 _SIGNAL: Final = re.compile(r"\bdeny\s+signal\b\s*(\([^)]*\)|\w*)")
+_PERMISSIONS: Final = re.compile(r"([rwaklmx]+)(,?)")  # of a rule about files
 _RECEIVES: Final = re.compile(r"\b(receive|read|r|rw)\b")
 # Who starts and stops a container: the node's own programs, which a distribution may have confined.
 _OUTSIDE: Final = ("unconfined", "crun", "runc")
@@ -89,13 +90,38 @@ def compile_text(text: ProfileText, profile: str, *, complain: bool) -> tuple[st
 
     The name holds twelve digits of the content, so another text is another profile in the kernel,
     and a container keeps the one that it was started under. ``complain`` makes the kernel log what
-    the rules would deny.
+    the rules would deny, and allow it.
     """
-    flags = (*text.flags, "complain") if complain else text.flags
-    plain = _source(replace(text, flags=flags), text.name, text.name)
+    if complain:
+        text = replace(text, flags=(*text.flags, "complain"), body=_without_denies(text.body))
+    plain = _source(text, text.name, text.name)
     digest = hashlib.sha256(plain.encode()).hexdigest()[:12]
     name = f"{PREFIX}{profile}-{digest}"
-    return name, _source(replace(text, flags=flags), text.name, name)
+    return name, _source(text, text.name, name)
+
+
+def _without_denies(body: str) -> str:
+    """Turn each deny into audit, which allows and logs: complain mode leaves a deny in force.
+
+    There is no audit of executing alone, so a rule's x goes, and is r where nothing else is left:
+    in complain mode what no rule mentions is allowed and logged.
+    """
+    lines: list[str] = []
+    denies = False
+    for line in body.splitlines():
+        words: list[str] = []
+        for word in line.split(" "):
+            if word == "deny":
+                denies = True
+                words += [] if words and words[-1] == "audit" else ["audit"]
+                continue
+            permissions = _PERMISSIONS.fullmatch(word) if denies else None
+            if permissions is not None:
+                word = (permissions[1].replace("x", "") or "r") + permissions[2]
+            denies = denies and not word.endswith(",")
+            words.append(word)
+        lines.append(" ".join(words))
+    return "\n".join(lines)
 
 
 def _source(text: ProfileText, old: str, new: str) -> str:

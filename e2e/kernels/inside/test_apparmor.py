@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from noderuntime.api.revision import RevisionHandler, make_revision
 from noderuntime.engine.engine import Engine
 from noderuntime.errors import FailedPreconditionError, HostError
 from noderuntime.host.apparmor import KernelAppArmor
 from noderuntime.policy import apparmor
 from noderuntime.policy.model import ContainerSecurity, ProfileType, SecurityProfileRef
+from noderuntime.policy.spec import DEFAULT_MASKED, DEFAULT_READONLY
 from tests.root.engine_kit import RealNode
 from tests.root.engine_scene import Scene, made_node
 
@@ -168,3 +170,105 @@ def test_the_default_profile_is_what_the_parser_takes_without_a_warning(tmp_path
         text=True,
     )
     assert done.stderr == ""
+
+
+DECLARED = """profile web flags=(attach_disconnected) {
+  file,
+  network,
+  capability,
+  signal (send, receive) peer=web,
+  deny /tmp/** w,
+}
+"""
+
+
+def declare(node: RealNode, **profiles: dict[str, object]) -> None:
+    """Write a revision with a handler for each profile."""
+    handlers = tuple(
+        RevisionHandler.model_validate(
+            {"name": name, "nodeRuntime": name, "profile": {"name": name, "spec": spec}}
+        )
+        for name, spec in profiles.items()
+    )
+    beside = node.config.revision.with_name("beside")
+    beside.write_text(make_revision(handlers).model_dump_json(by_alias=True))
+    beside.rename(node.config.revision)
+
+
+@pytest.fixture
+async def undeclared(node: RealNode, engine: Engine) -> AsyncIterator[None]:
+    """Take the revision away, and with it what it had loaded."""
+    yield
+    await Scene(node, engine).remove_everything()
+    node.config.revision.unlink()
+    await engine.look_at_handlers()
+    ours = [name for name in KernelAppArmor().profiles() if name.startswith("noderuntime-")]
+    assert set(ours) <= {apparmor.DEFAULT}
+
+
+@pytest.mark.usefixtures("undeclared")
+async def test_a_declared_text_denies_a_write_to_the_container_and_to_an_exec(
+    node: RealNode, engine: Engine
+) -> None:
+    declare(node, confined={"appArmor": {"profile": DECLARED}})
+    security = ContainerSecurity(masked_paths=DEFAULT_MASKED, readonly_paths=DEFAULT_READONLY)
+    for said in await run(node, engine, "confined", security, f"{WRITE}; {LABEL}"):
+        assert "Permission denied" in said
+        assert "noderuntime-confined-" in said
+        assert " (enforce)\n" in said
+        assert "\ndenied\n" not in said
+
+
+@pytest.mark.usefixtures("undeclared")
+async def test_a_declared_text_in_audit_denies_nothing(node: RealNode, engine: Engine) -> None:
+    declare(node, confined={"appArmor": {"profile": DECLARED}, "auditSections": ["appArmor"]})
+    security = ContainerSecurity(masked_paths=DEFAULT_MASKED, readonly_paths=DEFAULT_READONLY)
+    for said in await run(node, engine, "confined", security, f"{WRITE}; {LABEL}"):
+        assert "denied\n" in said
+        assert "Permission denied" not in said
+        assert " (complain)\n" in said
+
+
+@pytest.mark.usefixtures("undeclared")
+async def test_a_text_that_this_parser_refuses_withholds_its_handler_with_its_words(
+    node: RealNode, engine: Engine
+) -> None:
+    bad = "profile web {\n  nonsense /x,\n}\n"
+    declare(node, broken={"appArmor": {"profile": bad}}, whole={})
+    await engine.look_at_handlers()
+    status = engine.status()
+    assert [each.name for each in status.withheld] == ["broken"]
+    assert "syntax error" in status.withheld[0].message
+    assert "whole" in [handler.name for handler in status.handlers]
+
+
+@pytest.mark.usefixtures("undeclared")
+async def test_a_handler_that_demands_selinux_is_not_offered_by_a_kernel_without(
+    node: RealNode, engine: Engine
+) -> None:
+    declare(node, labelled={"seLinux": {}}, whole={})
+    with pytest.raises(FailedPreconditionError, match="demands SELinux"):
+        await engine.run_sandbox(node.sandbox(), "labelled")
+    assert "labelled" not in [handler.name for handler in engine.status().handlers]
+
+
+@pytest.mark.usefixtures("undeclared")
+async def test_a_container_keeps_the_profile_that_it_was_started_under(
+    node: RealNode, engine: Engine
+) -> None:
+    declare(node, confined={"appArmor": {"profile": DECLARED}})
+    sandbox_id = await engine.run_sandbox(node.sandbox(), "confined")
+    security = ContainerSecurity(masked_paths=DEFAULT_MASKED, readonly_paths=DEFAULT_READONLY)
+    container_id = await engine.create_container(
+        sandbox_id, replace(node.container(), security=security)
+    )
+    await engine.start_container(container_id)
+    old = engine.container(container_id).apparmor
+    declare(node, confined={"appArmor": {"profile": DECLARED.replace("/tmp/**", "/etc/**")}})
+    await engine.look_at_handlers()
+    said = await engine.exec_sync(container_id, ("/bin/busybox", "sh", "-c", LABEL), 20.0)
+    assert said.stdout.decode() == f"{old} (enforce)\n"
+    assert len([n for n in KernelAppArmor().profiles() if n.startswith("noderuntime-conf")]) == 2
+    await engine.remove_sandbox(sandbox_id)
+    await engine.look_at_handlers()
+    assert old not in KernelAppArmor().profiles()

@@ -76,6 +76,24 @@ def test_in_audit_the_kernel_logs_what_it_would_deny() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rule", "becomes"),
+    [
+        ("deny /tmp/** w,", "audit /tmp/** w,"),
+        ("audit deny /tmp/** wklx,", "audit /tmp/** wkl,"),
+        ("deny /bin/sh x,", "audit /bin/sh r,"),
+        ("deny x /bin/sh,", "audit r /bin/sh,"),
+        ("deny mount,", "audit mount,"),
+        ("deny signal (send) peer=x,", "audit signal (send) peer=x,"),
+        ("deny /a w, /b ix,", "audit /a w, /b ix,"),
+    ],
+)
+def test_in_audit_a_deny_is_logged_and_not_done(rule: str, becomes: str) -> None:
+    text = read(f"profile web {{\n  {rule}\n}}\n")
+    assert f"  {becomes}\n" in compile_text(text, "web", complain=True)[1]
+    assert f"  {rule}\n" in compile_text(text, "web", complain=False)[1]
+
+
+@pytest.mark.parametrize(
     ("text", "why"),
     [
         pytest.param("", "holds no profile", id="empty"),

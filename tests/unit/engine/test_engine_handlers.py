@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from noderuntime.api.config import Config, HandlerConfig
-from noderuntime.api.revision import Revision, RevisionHandler, RevisionProfile, make_revision
 from noderuntime.api.profile_process import Capabilities
+from noderuntime.api.revision import Revision, RevisionHandler, RevisionProfile, make_revision
 from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.engine.apparmor import Profiles
 from noderuntime.engine.disk import Disk
