@@ -15,8 +15,9 @@ import pytest
 from e2e.framework.api_server import ApiServer, running_api_server, wait_for
 from noderuntime.api.crd import crd_of
 from noderuntime.api.definitions import DEFINITIONS
+from noderuntime.api.profile_process import Capabilities
 from noderuntime.api.revision import Revision, RevisionHandler, RevisionProfile, make_revision
-from noderuntime.api.securityprofile import Capabilities, SecurityProfileSpec
+from noderuntime.api.securityprofile import SecurityProfileSpec
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 STATES: Final = "/apis/noderuntime.io/v1alpha1/noderuntimestates"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from noderuntime.cri.boundary import Streaming, Unary
     from noderuntime.engine.engine import Engine
+    from noderuntime.engine.state import SandboxRecord
     from noderuntime.images.ports import Image
 
 MAX_SECRET: Final = 1 << 16
@@ -64,10 +65,12 @@ class ImageService:
         """PullImage. Returns the image's ID, by which containers then name it."""
         reference = convert.image_reference("image.image", request.image)
         handler = texts.line("image.runtime_handler", request.image.runtime_handler)
+        sandbox = self._sandbox_of(request.sandbox_config.metadata.uid)
         image = await self._engine.pull_image(
             reference,
             credentials(request.auth, reference),
-            handler=handler or self._handler_of_pod(request.sandbox_config.metadata.uid),
+            handler=handler or ("" if sandbox is None else sandbox.handler),
+            pod=None if sandbox is None else sandbox.config,
         )
         return pb.PullImageResponse(image_ref=image.id)
 
@@ -87,13 +90,14 @@ class ImageService:
         found = self._engine.find_image(convert.image_reference("filter.image", wanted.image))
         return () if found is None else (found,)
 
-    def _handler_of_pod(self, uid: str) -> str:
-        """Return the handler of the Pod that the pull is for: the kubelet runs its sandbox first.
+    def _sandbox_of(self, uid: str) -> SandboxRecord | None:
+        """Return the sandbox of the Pod that the pull is for: the kubelet runs it first.
 
-        ``image.runtime_handler`` is sent only with the alpha gate RuntimeClassInImageCriAPI.
+        Its handler is the pull's: ``image.runtime_handler`` is sent only with the alpha gate
+        RuntimeClassInImageCriAPI.
         """
         mine = [each for each in self._engine.sandboxes() if uid and each.config.pod.uid == uid]
-        return max(mine, key=lambda each: each.created_at_ns).handler if mine else ""
+        return max(mine, key=lambda each: each.created_at_ns, default=None)
 
 
 def credentials(auth: pb.AuthConfig, reference: str) -> Credentials | None:

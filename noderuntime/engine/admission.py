@@ -6,17 +6,20 @@ import logging
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from noderuntime.errors import DeniedError, InvalidArgumentError
-from noderuntime.policy import capabilities, decide
+from noderuntime.policy import capabilities, decide, exceptions
 from noderuntime.policy.denial import Denial
 from noderuntime.policy.model import HostFacts, LsmFacts, NamespaceMode, ProfileType
 from noderuntime.telemetry import metrics
 from noderuntime.telemetry.trace import span
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from noderuntime.engine.handlers import Handler
     from noderuntime.host.lsm import AppArmor
     from noderuntime.images.ports import Image
@@ -35,6 +38,24 @@ _log = logging.getLogger(__name__)
 
 SECCOMP_LIMIT_BYTES: Final = 1024 * 1024
 _OWN_NAME = re.compile(r"\[.*\]")
+
+
+def for_pod(handler: Handler, sandbox: SandboxConfig, now_ns: int) -> Handler:
+    """Return the handler with the rules that hold for this Pod now: exceptions end (``now_ns``)."""
+    if handler.rules is None or not handler.rules.exceptions:
+        return handler
+    now_s = now_ns / 1e9
+    for each in exceptions.holding(handler.rules, sandbox, now_s):
+        _log.info(
+            "an exception of the profile holds",
+            extra={
+                "handler": handler.name,
+                "namespace": each.namespace,
+                "sections": ",".join(sorted(each.sections)),
+                "expires": each.expires,
+            },
+        )
+    return replace(handler, rules=exceptions.rules_at(handler.rules, sandbox, now_s))
 
 
 def admit_sandbox(handler: Handler, config: SandboxConfig) -> SandboxGrant:
@@ -71,6 +92,8 @@ def admit_image_volume(handler: Handler, mount: Mount, image: Image) -> str:
 
 
 def _admit_names(handler: Handler, asked: str, resolved: str, image: Image) -> str:
+    if not asked and handler.rules is not None and handler.rules.require_digest:
+        asked = resolved  # an image has its digests' names whatever the Pod has named it by
     if asked:
         admit_image(handler, asked)
         return asked
@@ -107,36 +130,23 @@ def admit_resources(handler: Handler, resources: Resources) -> Resources:
     return answer
 
 
-def host_facts(container: ContainerConfig, apparmor: AppArmor, *, own: bool = True) -> HostFacts:
+def host_facts(
+    container: ContainerConfig,
+    real_paths: Mapping[str, str],
+    apparmor: AppArmor,
+    *,
+    own: bool = True,
+) -> HostFacts:
     """Read what only the node knows of the container's mounts and its profiles. Blocking.
 
     ``own``: the handler is the node's own; under a profile no filter of a file is ever used.
-
-    Raises InvalidArgumentError for a missing source, with the mount's name: the kubelet makes
-    folders of hostPath volumes itself, and an OCI runtime would say only that some bind failed.
     """
-    real: dict[str, str] = {}
-    for mount in container.mounts:
-        if mount.image:
-            continue
-        if not mount.host_path:
-            raise InvalidArgumentError(
-                f"container {container.name}: mount at {mount.container_path} has neither a host "
-                "path nor an image"
-            )
-        try:
-            real[mount.host_path] = os.fspath(Path(mount.host_path).resolve(strict=True))
-        except (OSError, RuntimeError, ValueError) as error:
-            raise InvalidArgumentError(
-                f"container {container.name}: mount at {mount.container_path}: host path "
-                f"{mount.host_path} cannot be used: {error}"
-            ) from error
     security = container.security
     is_localhost = security.seccomp.type is ProfileType.LOCALHOST
     wants_file = own and is_localhost and not security.privileged
     return HostFacts(
         mountinfo=Path("/proc/self/mountinfo").read_text(),
-        real_paths=real,
+        real_paths=real_paths,
         capabilities=capabilities.of_status(Path("/proc/self/status").read_text()),
         seccomp_file=read_seccomp(security.seccomp.localhost_ref) if wants_file else None,
         lsm=lsm_facts(apparmor),

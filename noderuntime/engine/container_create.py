@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from noderuntime.engine import admission
 from noderuntime.engine.devices import device_nodes
+from noderuntime.engine.host_paths import HostPaths
 from noderuntime.engine.image_volumes import (
     mount_image_volumes,
     remove_image_volumes,
@@ -29,7 +30,7 @@ from noderuntime.engine.state import (
     SandboxState,
 )
 from noderuntime.engine.steps import Step, Verb, perform
-from noderuntime.engine.user_namespace import mapped_volumes, owners_of
+from noderuntime.engine.user_namespace import mounted_volumes, owners_of
 from noderuntime.engine.work import ContainerWork, new_id
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from noderuntime.host.users import resolve_user
@@ -47,7 +48,6 @@ from noderuntime.policy.spec import SpecLayout
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from noderuntime.host.lsm import AppArmor
     from noderuntime.images.ports import Image
 
 
@@ -77,7 +77,7 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
     admission.require_shared_pid(sandbox.config, config)
     config = replace(config, resources=honourable(node.parts.cgroups, config.resources))
     await node.handlers.settle()
-    handler = node.handlers.get(sandbox.handler)
+    handler = admission.for_pod(node.handlers.get(sandbox.handler), sandbox.config, node.now_ns())
     image = node.parts.images.find(config.image)
     if image is None:
         raise NotFoundError(f"image {config.image} is not on this node; pull it first")
@@ -165,23 +165,27 @@ async def unmount_root(work: ContainerWork) -> None:
 
 
 async def _write_spec(work: ContainerWork) -> None:
+    with HostPaths() as paths:
+        await _write_spec_of(work, paths)
+
+
+async def _write_spec_of(work: ContainerWork, paths: HostPaths) -> None:
     node, record = work.node, work.record
     if work.sandbox is None or work.handler is None or work.image is None:
         raise NotFoundError(f"container {record.id} has no sandbox")
     sandbox = work.sandbox
-    asked, own = user_of(record.config, work.image), work.handler.rules is None
-    rootfs = node.paths.rootfs(record.id)
-    user, host = await node.disk.run(
-        _look, rootfs, record.config, asked, node.parts.apparmor, own=own
-    )
+    asked = user_of(record.config, work.image)
+    user, host = await node.disk.run(_look, work, sandbox, asked, paths)
     facts = ImageFacts(config=work.image.config, user=user)
     judged = replace(record.config, image_reference=record.image_reference)
     grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
     await node.apparmor.require(grant.apparmor)
-    devices = await node.disk.run(device_nodes, record.config, privileged=grant.privileged)
+    devices = await node.disk.run(
+        device_nodes, record.config, host.real_paths, privileged=grant.privileged
+    )
     sources = {**host.real_paths, **work.image_volumes}
     layout = replace(layout_of(node, sandbox, record, sources), devices=devices)
-    volumes = await mapped_volumes(work, layout.mounts, grant.recursive_readonly)
+    volumes = await mounted_volumes(work, layout.mounts, grant.recursive_readonly, paths.pinned())
     layout = replace(layout, mounts=volumes)
     document = spec.build(grant, layout)
     target = node.paths.spec(record.id)
@@ -197,18 +201,22 @@ async def _write_spec(work: ContainerWork) -> None:
 
 
 def _look(
-    rootfs: Path, config: ContainerConfig, user: str, apparmor: AppArmor, *, own: bool
+    work: ContainerWork, sandbox: SandboxRecord, user: str, paths: HostPaths
 ) -> tuple[ResolvedUser, HostFacts]:
     """Read what the decision needs, in one turn of a thread."""
+    config = work.record.config
+    own = work.handler is None or work.handler.rules is None
     security = config.security
     resolved = resolve_user(
-        rootfs,
+        work.node.paths.rootfs(work.record.id),
         user,
         group=security.run_as_group,
         supplemental=security.supplemental_groups,
         strict=security.supplemental_groups_strict,
     )
-    return resolved, admission.host_facts(config, apparmor, own=own)
+    real = paths.real_paths(config, sandbox.config.pod.uid, hold=not own)
+    apparmor = work.node.parts.apparmor
+    return resolved, admission.host_facts(config, real, apparmor, own=own)
 
 
 def user_of(config: ContainerConfig, image: Image) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from noderuntime.errors import InvalidArgumentError
@@ -16,13 +16,19 @@ DEV = Path("/dev")
 OWN = frozenset({"console", "pts", "shm", "mqueue", "fd", "ptmx"})
 
 
-def device_nodes(config: ContainerConfig, *, privileged: bool) -> tuple[DeviceNode, ...]:
-    """Return the devices by their path inside. Blocking. Raises InvalidArgumentError."""
+def device_nodes(
+    config: ContainerConfig, real_paths: Mapping[str, str], *, privileged: bool
+) -> tuple[DeviceNode, ...]:
+    """Return the devices by their path inside. Blocking. Raises InvalidArgumentError.
+
+    ``real_paths`` are where they really are: those paths were judged.
+    """
     found: dict[str, DeviceNode] = {}
     if privileged:
         found.update((node.path, node) for node in _all_below(DEV))
     for device in config.devices:
-        node = _node(Path(device.host_path), device.container_path, device.permissions or "rwm")
+        where = Path(real_paths[device.host_path])
+        node = _node(where, device.container_path, device.permissions or "rwm")
         if node is None:
             raise InvalidArgumentError(
                 f"container {config.name}: {device.host_path} is not a device of this node"

@@ -242,10 +242,15 @@ class Engine:
         return stats.pod_metrics(self._node)
 
     async def pull_image(
-        self, reference: str, credentials: Credentials | None, *, handler: str
+        self,
+        reference: str,
+        credentials: Credentials | None,
+        *,
+        handler: str,
+        pod: SandboxConfig | None = None,
     ) -> Image:
         """PullImage; ``handler``'s allowed registries apply ("" is the node's own default)."""
-        return await images.pull_image(self._node, reference, credentials, handler)
+        return await images.pull_image(self._node, reference, credentials, handler, pod)
 
     def find_image(self, reference: str) -> Image | None:
         """ImageStatus."""

@@ -55,7 +55,8 @@ async def update_resources(node: Node, container_id: str, resources: Resources) 
     """Set new limits on a running container, through the policy's gate."""
     record = require_running(node, container_id)
     sandbox = node.store.sandboxes.require(record.sandbox_id)
-    granted = admission.admit_resources(node.handlers.get(sandbox.handler), resources)
+    handler = admission.for_pod(node.handlers.get(sandbox.handler), sandbox.config, node.now_ns())
+    granted = admission.admit_resources(handler, resources)
     async with node.locks.of(record.id):
         record = require_running(node, record.id)
         await _set(node, record, limits.honourable(node.parts.cgroups, granted))

@@ -13,14 +13,25 @@ from noderuntime.telemetry import metrics
 if TYPE_CHECKING:
     from noderuntime.engine.node import Node
     from noderuntime.images.ports import Credentials, Image
+    from noderuntime.policy.model import SandboxConfig
 
 
 async def pull_image(
-    node: Node, reference: str, credentials: Credentials | None, handler: str
+    node: Node,
+    reference: str,
+    credentials: Credentials | None,
+    handler: str,
+    pod: SandboxConfig | None = None,
 ) -> Image:
-    """Pull it, if the handler may have it. Raises DeniedError, ImageError."""
+    """Pull it, if the handler may have it. Raises DeniedError, ImageError.
+
+    ``pod`` is whom it is for, where that is known: an exception may hold for it.
+    """
     await node.handlers.settle()
-    admission.admit_image(node.handlers.get(handler), reference)
+    served = node.handlers.get(handler)
+    if pod is not None:
+        served = admission.for_pod(served, pod, node.now_ns())
+    admission.admit_image(served, reference)
     started, outcome = time.monotonic(), "Cancelled"
     try:
         image = await node.parts.images.pull(reference, credentials)

@@ -17,8 +17,8 @@ from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
 from noderuntime.host.ports import NamespaceRequest
 from noderuntime.network.ports import Attachment
 from noderuntime.policy.model import NamespaceMode, SandboxConfig
+from noderuntime.policy.rules import SHM_BYTES
 
-SHM_SIZE_BYTES = 64 * 1024 * 1024
 SHM_MODE = 0o1777
 
 
@@ -46,7 +46,7 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             f"{config.pod.attempt}, was stopped; remove it first or use another attempt"
         )
     await node.handlers.settle()
-    served = node.handlers.get(handler)
+    served = admission.for_pod(node.handlers.get(handler), config, node.now_ns())
     if config.namespaces.user is not None and not node.parts.mounts.features().idmapped:
         raise FailedPreconditionError(
             "hostUsers: false needs a kernel of 5.19 or later that lets user namespaces be made; "
@@ -91,7 +91,8 @@ async def remove_files(work: SandboxWork) -> None:
 async def _mount_shm(work: SandboxWork) -> None:
     if work.record.config.namespaces.ipc is NamespaceMode.POD:
         target = work.node.paths.shm(work.record.id)
-        await work.node.parts.mounts.tmpfs(target, size_bytes=SHM_SIZE_BYTES, mode=SHM_MODE)
+        size = SHM_BYTES if work.grant is None else work.grant.shm_bytes
+        await work.node.parts.mounts.tmpfs(target, size_bytes=size, mode=SHM_MODE)
 
 
 async def unmount_shm(work: SandboxWork) -> None:

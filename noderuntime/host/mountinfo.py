@@ -16,7 +16,10 @@ _MNT_ID: Final = re.compile(r"^mnt_id:\s*(\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountEntry:
-    """One line; ``root`` is inside the file system, ``options`` are those of the superblock."""
+    """One line; ``root`` is inside the file system, ``options`` are those of the superblock.
+
+    ``shared``: mounts and unmounts below it are also made in its peers.
+    """
 
     id: int
     parent: int
@@ -25,6 +28,7 @@ class MountEntry:
     kind: str
     source: str
     options: str
+    shared: bool = False
 
 
 def _text(field: bytes) -> str:
@@ -38,7 +42,8 @@ def parse(table: bytes) -> tuple[MountEntry, ...]:
         fields = line.split(b" ")
         if len(fields) < 10:
             continue
-        tail = fields[fields.index(b"-", 6) + 1 :]
+        end = fields.index(b"-", 6)
+        tail = fields[end + 1 :]
         entries.append(
             MountEntry(
                 id=int(fields[0]),
@@ -48,6 +53,7 @@ def parse(table: bytes) -> tuple[MountEntry, ...]:
                 kind=_text(tail[0]),
                 source=_text(tail[1]),
                 options=_text(tail[2]) if len(tail) > 2 else "",
+                shared=any(field.startswith(b"shared:") for field in fields[6:end]),
             )
         )
     return tuple(entries)

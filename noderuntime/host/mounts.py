@@ -59,9 +59,11 @@ class KernelMounts:
         else:
             await in_pool(_mapped_overlay, tuple(lowers), upper, work, target, owners)
 
-    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+    async def clone(
+        self, source: Path, target: Path, userns: Path | None, *, peer: bool = False
+    ) -> tuple[Path, ...]:
         """Mount a tree a second time. Raises HostError."""
-        return await in_pool(_clone, source, target, userns)
+        return await in_pool(_clone, source, target, userns, peer=peer)
 
     async def unmount(self, target: Path) -> None:
         """Unmount at and below; lazily where something is busy. Raises HostError."""
@@ -124,17 +126,27 @@ def _give(upper: Path, owners: Owners) -> None:
         os.chown(upper, owners.uid + uid, owners.gid + gid)
 
 
-def _clone(source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+def _clone(source: Path, target: Path, userns: Path | None, *, peer: bool) -> tuple[Path, ...]:
     if source.is_dir():
         target.mkdir(mode=0o711, parents=True, exist_ok=True)
     else:
         target.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         target.touch(mode=0o600)
-    syscalls.clone_mount(source, target, userns, recursive=True)
+    if userns is None:
+        _bind(source, target, peer=peer)
+    else:
+        syscalls.clone_mount(source, target, userns, recursive=True)
     where = target.resolve()
     found = {e.target for e in mountinfo.mounts() if where in e.target.parents}
     below = sorted(found, key=lambda path: len(path.parts))
     return tuple(target / path.relative_to(where) for path in below)
+
+
+def _bind(source: Path, target: Path, *, peer: bool) -> None:
+    """Bind a tree, as kernels before 5.12 can too. A slave: what becomes of it is no business of ``source``."""
+    syscalls.mount(str(source), target, flags=syscalls.MS_BIND | syscalls.MS_REC)
+    if not peer:
+        syscalls.mount("none", target, flags=syscalls.MS_SLAVE | syscalls.MS_REC)
 
 
 def _can_idmap() -> bool:
@@ -163,10 +175,22 @@ def _by_descriptor(path: Path, stack: ExitStack) -> str:
     return f"/proc/self/fd/{descriptor}"
 
 
+def _part(target: Path) -> None:
+    try:
+        syscalls.mount("none", target, flags=syscalls.MS_SLAVE)
+    except HostError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOENT}:  # hidden below another, or gone
+            raise
+
+
 def _unmount(target: Path) -> None:
     # Only the parent is resolved: the last component may be a link that a container left here.
     where = target.parent.resolve() / target.name
-    here = [entry.target for entry in mountinfo.mounts_at(where)]
+    found = mountinfo.mounts_at(where)
+    for entry in found:
+        if entry.shared:  # or the node would lose what is mounted below a volume that is its peer
+            _part(entry.target)
+    here = [entry.target for entry in found]
     for path in sorted(here, key=lambda path: len(path.parts), reverse=True):
         try:
             syscalls.umount(path)

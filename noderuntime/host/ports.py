@@ -132,10 +132,13 @@ class Mounts(Protocol):
         """
         ...
 
-    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+    async def clone(
+        self, source: Path, target: Path, userns: Path | None, *, peer: bool = False
+    ) -> tuple[Path, ...]:
         """Mount ``source``, with all that is mounted below it, on ``target`` as well.
 
-        ``target`` is made. With ``userns`` owners are mapped by it. Returns the mount points below.
+        ``target`` is made. With ``userns`` owners are mapped by it. What is mounted below ``target``
+        later appears below ``source`` only with ``peer``. Returns the mount points below.
         """
         ...
 

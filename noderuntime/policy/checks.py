@@ -1,4 +1,4 @@
-"""The checks in the order in which a user sees them; each yields the denials of one topic.
+"""The checks in the order in which a user sees them; each yields the denials of one section.
 
 A check reads facts and nothing else, and knows nothing of the mode: ``decide`` takes the first
 denial, or in Audit collects them all.
@@ -7,12 +7,24 @@ denial, or in Audit collects them all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
-from noderuntime.policy import apparmor, capabilities, mounts, registries, resources, sysctls, users
+from noderuntime.api.securityprofile import Section
+from noderuntime.policy import (
+    apparmor,
+    capabilities,
+    devices,
+    mounts,
+    registries,
+    resources,
+    shm,
+    sysctls,
+    users,
+)
 from noderuntime.policy.denial import Denial, listed
 from noderuntime.policy.facts import ContainerFacts, SandboxFacts
-from noderuntime.policy.model import NamespaceMode, Namespaces, ProfileType
+from noderuntime.policy.model import ContainerSecurity, NamespaceMode, Namespaces, ProfileType
 from noderuntime.policy.rules import HandlerRules
 
 SandboxCheck = Callable[[SandboxFacts], Iterator[Denial]]
@@ -38,6 +50,16 @@ def sandbox_namespaces_are_its_own(facts: SandboxFacts) -> Iterator[Denial]:
 def container_namespaces_are_its_own(facts: ContainerFacts) -> Iterator[Denial]:
     """Refuse them for a container too: CRI repeats the options, and they could differ."""
     yield from _host_namespaces(facts.rules, facts.container.security.namespaces)
+
+
+def sandbox_users_are_mapped(facts: SandboxFacts) -> Iterator[Denial]:
+    """Refuse a Pod with, or without, a user namespace of its own."""
+    yield from _user_namespace(facts.rules, facts.sandbox.namespaces)
+
+
+def container_users_are_mapped(facts: ContainerFacts) -> Iterator[Denial]:
+    """Refuse it for a container too: its sandbox may be of an earlier revision."""
+    yield from _user_namespace(facts.rules, facts.sandbox.namespaces)
 
 
 def container_is_not_privileged(facts: ContainerFacts) -> Iterator[Denial]:
@@ -69,29 +91,19 @@ def seccomp_is_the_profiles(facts: ContainerFacts) -> Iterator[Denial]:
 
 def proc_is_masked(facts: ContainerFacts) -> Iterator[Denial]:
     """Refuse procMount: Unmasked, which CRI says as empty lists of masked or read-only paths."""
-    security = facts.container.security
-    if security.privileged or (security.masked_paths and security.readonly_paths):
-        return
-    if not facts.rules.privileged:
+    rules = facts.rules
+    if is_unmasked(facts.container.security) and not (rules.unmasked_proc or rules.privileged):
         yield facts.deny(
             "securityContext.procMount",
             "Unmasked",
-            "privileged is Deny",
+            "procMount is Default and privileged is Deny",
             "use procMount: Default",
         )
 
 
-def devices_are_not_the_nodes(facts: ContainerFacts) -> Iterator[Denial]:
-    """Refuse devices of the node."""
-    if facts.rules.privileged:
-        return
-    for device in facts.container.devices:
-        yield facts.deny(
-            "volumeDevices",
-            device.host_path,
-            "devices of the node need privileged: Allow",
-            "remove the device or the extended resource that brings it",
-        )
+def is_unmasked(security: ContainerSecurity) -> bool:
+    """Tell whether a container that is not privileged asks for procMount: Unmasked."""
+    return not (security.privileged or (security.masked_paths and security.readonly_paths))
 
 
 def image_is_allowed(facts: ContainerFacts) -> Iterator[Denial]:
@@ -103,14 +115,25 @@ def image_is_allowed(facts: ContainerFacts) -> Iterator[Denial]:
 
 
 def judge_image(rules: HandlerRules, reference: str, *, container: str = "*") -> Iterator[Denial]:
-    """Refuse a reference outside of the allowed registries."""
-    if not registries.is_allowed(reference, rules.registries):
+    """Refuse a reference outside of the allowed registries, and one without its digest."""
+    for owner, prefixes in (
+        (f'images.allowedRegistries of NodeRuntime "{rules.node_runtime}"', rules.registries),
+        ("images.allowedRegistries", rules.profile_registries),
+    ):
+        if not registries.is_allowed(reference, prefixes):
+            yield rules.deny(
+                "image",
+                reference,
+                f"{owner} has {listed(prefixes)}",
+                "use an image from there",
+                container=container,
+            )
+    if rules.require_digest and not registries.has_digest(reference):
         yield rules.deny(
             "image",
             reference,
-            f'images.allowedRegistries of NodeRuntime "{rules.node_runtime}" has '
-            f"{listed(rules.registries)}",
-            "use an image from there",
+            "images.requireDigest is true",
+            "name it by digest, as name@sha256:...",
             container=container,
         )
 
@@ -120,26 +143,44 @@ def resources_are_bounded(facts: ContainerFacts) -> Iterator[Denial]:
     yield from resources.within_bound(facts.rules, facts.container.name, facts.container.resources)
 
 
-SANDBOX_CHECKS: Final[tuple[SandboxCheck, ...]] = (
-    sandbox_is_not_privileged,
-    sandbox_namespaces_are_its_own,
-    sysctls.are_allowed,
+SANDBOX_CHECKS: Final[tuple[tuple[Section, SandboxCheck], ...]] = (
+    ("privileged", sandbox_is_not_privileged),
+    ("hostNamespaces", sandbox_namespaces_are_its_own),
+    ("userNamespace", sandbox_users_are_mapped),
+    ("sysctls", sysctls.are_allowed),
 )
-CONTAINER_CHECKS: Final[tuple[ContainerCheck, ...]] = (
-    container_is_not_privileged,
-    container_namespaces_are_its_own,
-    capabilities.within_bound,
-    users.is_allowed,
-    seccomp_is_the_profiles,
-    apparmor.is_the_profiles,
-    proc_is_masked,
-    mounts.host_paths_are_allowed,
-    mounts.propagation_is_contained,
-    mounts.proc_is_not_covered,
-    devices_are_not_the_nodes,
-    image_is_allowed,
-    resources_are_bounded,
+CONTAINER_CHECKS: Final[tuple[tuple[Section, ContainerCheck], ...]] = (
+    ("privileged", container_is_not_privileged),
+    ("hostNamespaces", container_namespaces_are_its_own),
+    ("userNamespace", container_users_are_mapped),
+    ("capabilities", capabilities.within_bound),
+    ("runAs", users.is_allowed),
+    ("seccomp", seccomp_is_the_profiles),
+    ("appArmor", apparmor.is_the_profiles),
+    ("procMount", proc_is_masked),
+    ("hostPaths", mounts.host_paths_are_allowed),
+    ("hostPaths", mounts.propagation_is_contained),
+    ("procMount", mounts.proc_is_not_covered),
+    ("devices", devices.are_allowed),
+    ("images", image_is_allowed),
+    ("resources", resources_are_bounded),
+    ("resources", shm.is_bounded),
 )
+
+
+def denials_of(facts: SandboxFacts | ContainerFacts) -> Iterator[Denial]:
+    """Run every check, and say of each denial which section it is of."""
+    if isinstance(facts, SandboxFacts):
+        for section, on_sandbox in SANDBOX_CHECKS:
+            yield from of_section(section, on_sandbox(facts))
+        return
+    for section, on_container in CONTAINER_CHECKS:
+        yield from of_section(section, on_container(facts))
+
+
+def of_section(section: Section, denials: Iterator[Denial]) -> Iterator[Denial]:
+    """Say of each denial which section it is of."""
+    return (replace(denial, section=section) for denial in denials)
 
 
 def _host_namespaces(rules: HandlerRules, asked: Namespaces) -> Iterator[Denial]:
@@ -156,3 +197,14 @@ def _host_namespaces(rules: HandlerRules, asked: Namespaces) -> Iterator[Denial]
                 f"hostNamespaces has {listed(rules.host_namespaces)}",
                 f"remove {field} from the Pod, or add {name} to hostNamespaces",
             )
+
+
+def _user_namespace(rules: HandlerRules, asked: Namespaces) -> Iterator[Denial]:
+    if rules.user_namespace == "Required" and asked.user is None:
+        yield rules.deny(
+            "hostUsers", "true", "userNamespace is Required", "set hostUsers: false in the Pod"
+        )
+    if rules.user_namespace == "Deny" and asked.user is not None:
+        yield rules.deny(
+            "hostUsers", "false", "userNamespace is Deny", "remove hostUsers: false from the Pod"
+        )

@@ -5,9 +5,10 @@ own handlers, which behave as container engines do by default.
 
 What holds under a profile:
 
-- A bound refuses: the first denial is the answer. In mode Audit nothing is refused: the container
-  gets what it asks for, the grant carries every denial as a finding, and the kernel logs what the
-  filter of system calls would refuse.
+- A bound refuses: the first denial is the answer. A section in mode Audit refuses nothing: the
+  container gets what it asks for there, the grant carries every denial as a finding, and for
+  seccomp the kernel logs what the filter would refuse. An exception is such a mode for one
+  namespace until a day (``exceptions.rules_at``, before the rules come here).
 - What a Pod leaves open is set by the profile, in both modes: default capabilities, the filter,
   noNewPrivileges, the read-only root, limits. The grant says so in ``changes``. CRI cannot tell
   ``seccompProfile: Unconfined`` and ``allowPrivilegeEscalation: true`` from a Pod that says
@@ -34,7 +35,7 @@ from noderuntime.policy import (
     sysctls,
     users,
 )
-from noderuntime.policy.checks import CONTAINER_CHECKS, SANDBOX_CHECKS, judge_image
+from noderuntime.policy.checks import denials_of, is_unmasked, judge_image, of_section
 from noderuntime.policy.denial import Denial, printable
 from noderuntime.policy.facts import ContainerFacts, SandboxFacts
 from noderuntime.policy.model import (
@@ -65,18 +66,17 @@ def admit_sandbox(rules: HandlerRules | None, sandbox: SandboxConfig) -> Sandbox
     grant = SandboxGrant(sysctls=sysctls.normalised(sandbox.sysctls))
     if rules is None:
         return grant
-    facts = SandboxFacts(rules=rules, sandbox=sandbox)
-    denials = _judge(rules, (d for check in SANDBOX_CHECKS for d in check(facts)))
-    if denials and not rules.audit:
-        return denials[0]
-    return replace(grant, findings=denials)
+    refusal, findings = _judge(rules, denials_of(SandboxFacts(rules=rules, sandbox=sandbox)))
+    if refusal is not None:
+        return refusal
+    return replace(grant, findings=findings, shm_bytes=rules.shm_bytes)
 
 
 def admit_image(rules: HandlerRules | None, reference: str) -> Denial | None:
     """Decide about a reference before it is pulled; in Audit the finding is the container's."""
-    if rules is None or rules.audit:
+    if rules is None or rules.audits("images"):
         return None
-    return next(judge_image(rules, reference), None)
+    return next(of_section("images", judge_image(rules, reference)), None)
 
 
 def admit_container(
@@ -99,10 +99,10 @@ def admit_container(
     facts = ContainerFacts(
         rules=rules, sandbox=sandbox, container=container, image=image, host=host
     )
-    denials = _judge(rules, (d for check in CONTAINER_CHECKS for d in check(facts)))
-    if denials and not rules.audit:
-        return denials[0]
-    return replace(_under_profile(facts, plain), findings=denials)
+    refusal, findings = _judge(rules, denials_of(facts))
+    if refusal is not None:
+        return refusal
+    return replace(_under_profile(facts, plain), findings=findings)
 
 
 def admit_resources(
@@ -111,18 +111,23 @@ def admit_resources(
     """Decide about an update of a running container: 0 leaves a limit, -1 asks for none."""
     if rules is None:
         return asked
-    denial = next(resources.within_bound(rules, container, asked), None)
-    if denial is not None and not rules.audit:
+    denials = resources.within_bound(rules, container, asked)
+    denial = next(of_section("resources", denials), None)
+    if denial is not None and not rules.audits("resources"):
         return denial
     return resources.without_unlimited(rules, asked)
 
 
-def _judge(rules: HandlerRules, denials: Iterable[Denial]) -> tuple[Denial, ...]:
-    """Return the first denial, or in Audit all of them once each."""
-    if rules.audit:
-        return tuple(dict.fromkeys(denials))
-    first = next(iter(denials), None)
-    return () if first is None else (first,)
+def _judge(
+    rules: HandlerRules, denials: Iterable[Denial]
+) -> tuple[Denial | None, tuple[Denial, ...]]:
+    """Return the first denial that refuses; without one, what Audit found, once each."""
+    findings: dict[Denial, None] = {}
+    for denial in denials:
+        if denial.section is None or not rules.audits(denial.section):
+            return denial, ()
+        findings[denial] = None
+    return None, tuple(findings)
 
 
 def _plain_grant(
@@ -168,9 +173,15 @@ def _as_the_node_does(
 def _under_profile(facts: ContainerFacts, grant: ContainerGrant) -> ContainerGrant:
     rules, security = facts.rules, facts.container.security
     bounded, limits_set = resources.with_defaults(rules, facts.container.resources)
+    granted = _capabilities(security, rules.default_capabilities, facts.host)
+    usual = not is_unmasked(security)
     return replace(
         grant,
-        capabilities=_capabilities(security, rules.default_capabilities, facts.host),
+        capabilities=granted,
+        ambient=_ambient(granted, rules, grant),
+        masked_paths=_union(grant.masked_paths if usual else (), rules.masked_paths),
+        readonly_paths=_union(grant.readonly_paths if usual else (), rules.readonly_paths),
+        ulimits=rules.ulimits,
         no_new_privileges=security.no_new_privs or rules.no_new_privileges,
         readonly_rootfs=security.readonly_rootfs or rules.readonly_root,
         resources=bounded,
@@ -180,6 +191,16 @@ def _under_profile(facts: ContainerFacts, grant: ContainerGrant) -> ContainerGra
         recursive_readonly=mounts.recursive_readonly(facts),
         changes=(*_changes(facts), *limits_set),
     )
+
+
+def _ambient(
+    granted: tuple[str, ...], rules: HandlerRules, grant: ContainerGrant
+) -> tuple[str, ...]:
+    """Return what another user than 0 keeps when it starts a program; user 0 keeps all anyway."""
+    if grant.user.uid == 0:
+        return ()
+    kept = {f"CAP_{name}" for name in rules.ambient_capabilities}
+    return tuple(name for name in granted if name in kept)
 
 
 def _changes(facts: ContainerFacts) -> Iterator[str]:

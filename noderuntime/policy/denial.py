@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from noderuntime.api.securityprofile import Section
+
 _LONGEST_PART: Final = 150
 
 
@@ -23,6 +25,7 @@ class Denial:
     profile: str
     revision: str  # the digest
     remedy: str  # what would make it pass
+    section: Section | None = None  # of the profile; its mode decides what a denial does
 
     def sentence(self) -> str:
         """Return the one line for the Pod's events."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from noderuntime.policy.denial import Denial
-from noderuntime.policy.rules import SeccompRules
+from noderuntime.policy.rules import SHM_BYTES, SeccompRules, Ulimit
 
 
 class NamespaceMode(StrEnum):
@@ -269,9 +269,9 @@ class HostFacts:
     """What only the node knows; the engine reads it, the policy judges it.
 
     ``mountinfo`` is the text of /proc/self/mountinfo: the kubelet binds a subPath to a folder of
-    its own, and only there is written what lies behind. ``real_paths`` maps a mount's
-    ``host_path`` to the path that is left when every symlink is followed. ``capabilities`` is what
-    the node can give at all (``capabilities.of_status`` of /proc/self/status), without CAP_: a
+    its own, and only there is written what lies behind. ``real_paths`` maps the ``host_path`` of a
+    mount or a device to the path that is left when every symlink is followed. ``capabilities`` is
+    what the node can give at all (``capabilities.of_status`` of /proc/self/status), without CAP_: a
     privileged container gets these, and to ask for one more would fail. None is all of Linux's.
     ``seccomp_file`` is the text of the Localhost profile that the container asks for.
     """
@@ -288,6 +288,7 @@ class SandboxGrant:
     """A sandbox may run. ``sysctls`` have dots between their parts and are the namespaces' own."""
 
     sysctls: Mapping[str, str] = field(default_factory=dict[str, str])
+    shm_bytes: int = SHM_BYTES
     findings: tuple[Denial, ...] = ()  # mode Audit: what Enforce would have refused
     changes: tuple[str, ...] = ()
 
@@ -301,6 +302,7 @@ class ContainerGrant:
     cwd: str
     user: ResolvedUser
     capabilities: tuple[str, ...]  # with CAP_, sorted
+    ambient: tuple[str, ...] = ()  # of these, and only for a user other than 0
     privileged: bool
     no_new_privileges: bool
     readonly_rootfs: bool
@@ -308,6 +310,7 @@ class ContainerGrant:
     readonly_paths: tuple[str, ...]
     resources: Resources
     pids_limit: int | None = None
+    ulimits: tuple[Ulimit, ...] = ()
     seccomp: SeccompRules | None = None  # None is unconfined, but for:
     seccomp_document: Mapping[str, object] | None = None  # the Localhost profile, as OCI has it
     apparmor: str = ""  # the profile's name in the kernel; "" is unconfined

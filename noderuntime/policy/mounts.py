@@ -29,6 +29,10 @@ from noderuntime.policy.model import ContainerConfig, Mount, Propagation
 from noderuntime.policy.rules import HostPathRule
 
 _KUBELET_DIRS: Final = frozenset(("volumes", "volume-subpaths", "containers", "plugins"))
+_PROPAGATIONS: Final = {
+    Propagation.HOST_TO_CONTAINER: "HostToContainer",
+    Propagation.BIDIRECTIONAL: "Bidirectional",
+}
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 # Files that lxcfs lays over /proc; anything else there could fake what the OCI runtime writes to.
 _PROC_FILES: Final = frozenset(
@@ -87,9 +91,15 @@ def host_paths_are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
 
 
 def propagation_is_contained(facts: ContainerFacts) -> Iterator[Denial]:
-    """Refuse Bidirectional: mounts made inside would appear on the node."""
+    """Refuse Bidirectional for volumes: mounts made inside would appear on the node.
+
+    What a path of the node may have says its rule (``host_paths_are_allowed``).
+    """
+    uid = facts.sandbox.pod.uid
     for mount in facts.container.mounts:
-        if mount.propagation is Propagation.BIDIRECTIONAL and not facts.rules.privileged:
+        if mount.propagation is not Propagation.BIDIRECTIONAL or facts.rules.privileged:
+            continue
+        if mount.image or is_kubelets(mount.host_path, uid):
             yield facts.deny(
                 f"{_field(mount)}.mountPropagation",
                 "Bidirectional",
@@ -103,7 +113,7 @@ def proc_is_not_covered(facts: ContainerFacts) -> Iterator[Denial]:
     for mount in facts.container.mounts:
         path = _clean(mount.container_path)
         if (
-            not _is_below(path, "/proc")
+            not is_below(path, "/proc")
             or path in _PROC_FILES
             or facts.container.security.privileged
         ):
@@ -151,8 +161,22 @@ def behind(path: str, mountinfo: str) -> tuple[str, ...]:
     return tuple(
         _clean(f"{entry.point}/{own.root[len(entry.root) :]}")
         for entry in others
-        if _is_below(own.root, entry.root)
+        if is_below(own.root, entry.root)
     )
+
+
+def tmpfs_options(path: str, mountinfo: str) -> str | None:
+    """Return the options of the tmpfs that is mounted at ``path`` or around it, or None."""
+    best, options = "", None
+    for line in mountinfo.splitlines():
+        head, _, tail = line.partition(" - ")
+        parts, kind = head.split(" "), tail.split(" ")
+        if len(parts) < 5 or len(kind) < 3:
+            continue
+        point = _unescape(parts[4])
+        if is_below(path, point) and len(point) >= len(best):
+            best, options = point, kind[2] if kind[0] == "tmpfs" else None
+    return options
 
 
 def _judge_subpath(facts: ContainerFacts, mount: Mount, path: str) -> Iterator[Denial]:
@@ -168,7 +192,7 @@ def _judge_subpath(facts: ContainerFacts, mount: Mount, path: str) -> Iterator[D
 
 def _judge(facts: ContainerFacts, mount: Mount, path: str) -> Iterator[Denial]:
     rules = facts.rules.host_paths
-    above = [rule for rule in rules if _is_below(path, rule.path)]
+    above = [rule for rule in rules if is_below(path, rule.path)]
     shown = path if path == _clean(mount.host_path) else f"{path} (behind {mount.host_path})"
     if not above:
         paths = tuple(rule.path for rule in rules)
@@ -178,12 +202,22 @@ def _judge(facts: ContainerFacts, mount: Mount, path: str) -> Iterator[Denial]:
             f"hostPaths has {listed(paths)}",
             f"use another kind of volume, or add {printable(path, 80)} to hostPaths",
         )
-    elif not mount.readonly and not _is_writable(above):
+        return
+    if not mount.readonly and not _is_writable(above):
         yield facts.deny(
             f"{_field(mount)}.readOnly",
             f"false for {shown}",
             f"hostPaths has {above[0].path} with readOnly: true",
             "set readOnly: true on the volumeMount",
+        )
+    allowed = tuple(sorted({word for rule in above for word in rule.propagation}))
+    asked = _PROPAGATIONS.get(mount.propagation)
+    if asked is not None and asked not in allowed:
+        yield facts.deny(
+            f"{_field(mount)}.mountPropagation",
+            f"{asked} for {shown}",
+            f"hostPaths has {above[0].path} with propagation: {listed(allowed, 'None')}",
+            f"use {listed(allowed, 'None')}, or add {asked} to its propagation",
         )
 
 
@@ -200,7 +234,8 @@ def _is_subpath(path: str, uid: str) -> bool:
     return f"/pods/{uid}/volume-subpaths/" in path
 
 
-def _is_below(path: str, folder: str) -> bool:
+def is_below(path: str, folder: str) -> bool:
+    """Tell whether a clean path is the folder, or in it."""
     return folder in ("/", path) or path.startswith(folder + "/")
 
 

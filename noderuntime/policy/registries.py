@@ -18,6 +18,7 @@ _REFERENCE: Final = re.compile(
     rf"(?:(?P<host>{_HOST}(?::[0-9]{{1,5}})?)/)?(?P<path>{_PART}(?:/{_PART})*)"
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@[a-z0-9]+:[0-9a-f]{32,128})?",
 )
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _LONGEST: Final = 1024
 
 
@@ -53,6 +54,12 @@ def is_allowed(reference: str, prefixes: tuple[str, ...]) -> bool:
     return repository is not None and any(
         repository == prefix or repository.startswith(prefix + "/") for prefix in prefixes
     )
+
+
+def has_digest(reference: str) -> bool:
+    """Tell whether the reference names its content: ``name@sha256:HEX``, with a tag or without."""
+    _, at, digest = reference.rpartition("@")
+    return bool(at) and bool(_DIGEST.fullmatch(digest)) and repository_of(reference) is not None
 
 
 def _is_host(first: str) -> bool:

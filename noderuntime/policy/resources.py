@@ -1,4 +1,4 @@
-"""CPU, memory and PIDs of a container: defaults where it asks for none, and a most.
+"""CPU, memory, huge pages and PIDs of a container: defaults where it asks for none, and a most.
 
 A container without a limit gets the default, where there is none the most; one that asks for more
 than the most is refused. CPU is CFS quota and period; the kubelet never asks for a quota below 1
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from noderuntime.api.quantity import show_bytes, show_cpu
-from noderuntime.policy.denial import Denial, printable
+from noderuntime.policy.denial import Denial, listed, printable
 from noderuntime.policy.model import Resources
 from noderuntime.policy.rules import HandlerRules
 
@@ -30,13 +30,14 @@ def within_bound(rules: HandlerRules, container: str, asked: Resources) -> Itera
     most = rules.limits
     if most.cpu_millis is not None and _is_above(asked, most.cpu_millis):
         shown = show_cpu(-(-asked.cpu_quota_us * 1000 // _period(asked)))
-        yield _deny(rules, container, "resources.limits.cpu", shown, show_cpu(most.cpu_millis))
+        own = rules.profile_limits.cpu_millis == most.cpu_millis
+        yield _deny(rules, container, ("cpu", shown, show_cpu(most.cpu_millis)), own=own)
     if most.memory_bytes is not None and asked.memory_limit_bytes > most.memory_bytes:
         shown = show_bytes(asked.memory_limit_bytes)
-        yield _deny(
-            rules, container, "resources.limits.memory", shown, show_bytes(most.memory_bytes)
-        )
-    for key in sorted(_BOUND_KEYS & asked.unified.keys()):
+        own = rules.profile_limits.memory_bytes == most.memory_bytes
+        yield _deny(rules, container, ("memory", shown, show_bytes(most.memory_bytes)), own=own)
+    yield from _hugepages(rules, container, asked)
+    for key in sorted(filter(_is_bound, asked.unified)):
         yield rules.deny(
             "resources",
             f"{key}={printable(asked.unified[key], 40)}",
@@ -77,6 +78,10 @@ def without_unlimited(rules: HandlerRules, asked: Resources) -> Resources:
     return result
 
 
+def _is_bound(key: str) -> bool:
+    return key in _BOUND_KEYS or key.startswith("hugetlb.")
+
+
 def _default(default: int | None, most: int | None) -> int | None:
     known = [amount for amount in (default, most) if amount is not None]
     return min(known) if known else None
@@ -104,12 +109,32 @@ def _period(asked: Resources) -> int:
     return asked.cpu_period_us if asked.cpu_period_us > 0 else PERIOD_US
 
 
-def _deny(rules: HandlerRules, container: str, field: str, value: str, most: str) -> Denial:
-    kind = field.rpartition(".")[2]
+def _hugepages(rules: HandlerRules, container: str, asked: Resources) -> Iterator[Denial]:
+    """Refuse huge pages above the profile's most; a size that it does not name has a most of 0."""
+    if rules.hugepages is None:
+        return
+    most = dict(rules.hugepages)
+    for size, amount in sorted(asked.hugepage_limits_bytes.items()):
+        if amount > most.get(size, 0):
+            sizes = tuple(f"{name}: {show_bytes(limit)}" for name, limit in rules.hugepages)
+            name = size.removesuffix("B") + "i"  # as Kubernetes has it: 2Mi
+            yield rules.deny(
+                f"resources.limits.hugepages-{printable(name, 20)}",
+                show_bytes(amount),
+                f"resources.hugepages has {listed(sizes)}",
+                f"ask for {show_bytes(most.get(size, 0))} or less",
+                container=container,
+            )
+
+
+def _deny(rules: HandlerRules, container: str, found: tuple[str, str, str], *, own: bool) -> Denial:
+    """Deny (kind, value, most); ``own``: the profile says so itself, not the NodeRuntime."""
+    kind, value, most = found
+    by_runtime = f'resources.limits.{kind} of NodeRuntime "{rules.node_runtime}"'
     return rules.deny(
-        field,
+        f"resources.limits.{kind}",
         value,
-        f'resources.limits.{kind} of NodeRuntime "{rules.node_runtime}" is {most}',
+        f"{f'resources.{kind}.max' if own else by_runtime} is {most}",
         f"ask for {most} or less",
         container=container or "*",
     )

@@ -1,9 +1,9 @@
 """The OCI config.json of a granted container; the only place that writes one.
 
-Always holds: no annotations (to the OCI runtime they would be commands), no rlimits, inheritable
-and ambient capabilities empty, and for a container that is not privileged the filter's and masks'
-lists as the grant has them. ociVersion 1.0.2, as crun 1.8.1 refuses newer ones; runc takes it as
-well.
+Always holds: no annotations (to the OCI runtime they would be commands), no rlimits but the profile's,
+inheritable capabilities only those that are ambient (CVE-2022-24769), and for a container that is not
+privileged the filter's and masks' lists as the grant has them. ociVersion 1.0.2, as crun 1.8.1
+refuses newer ones; runc takes it as well.
 Source: OCI runtime-spec config.md, config-linux.md; the mounts are those that container engines
 share.
 """
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from noderuntime.policy.model import ContainerGrant, Mount, Propagation, Resources, UserNamespace
+from noderuntime.policy.model import ContainerGrant, Mount, Propagation, UserNamespace
 from noderuntime.policy.seccomp import filter_of
 
 OCI_VERSION: Final = "1.0.2"
@@ -118,6 +118,10 @@ def mappings(users: UserNamespace) -> dict[str, object]:
 def _process(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     capabilities = list(grant.capabilities)
     labels = {"apparmorProfile": grant.apparmor} if grant.apparmor else {}
+    limits = [
+        {"type": f"RLIMIT_{each.name.upper()}", "soft": each.soft, "hard": each.hard}
+        for each in grant.ulimits
+    ]
     return {
         **labels,
         "terminal": layout.terminal,
@@ -129,23 +133,25 @@ def _process(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
         "args": list(grant.args),
         "env": list(grant.env),
         "cwd": grant.cwd,
-        # A user other than 0 loses the effective set at execve(2), as ambient stays empty.
+        # A user other than 0 loses the effective set at execve(2), but for what is ambient; the
+        # kernel lets only what is inheritable be that.
         "capabilities": {
             "bounding": capabilities,
             "effective": capabilities,
             "permitted": capabilities,
-            "inheritable": [],
-            "ambient": [],
+            "inheritable": list(grant.ambient),
+            "ambient": list(grant.ambient),
         },
         "noNewPrivileges": grant.no_new_privileges,
         "oomScoreAdj": grant.resources.oom_score_adj,
+        **({"rlimits": limits} if limits else {}),
     }
 
 
 def _linux(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     linux: dict[str, object] = {
         "namespaces": _namespaces(grant, layout),
-        "resources": _resources(grant.resources, grant),
+        "resources": _resources(grant, layout),
         "maskedPaths": list(grant.masked_paths),
         "readonlyPaths": list(grant.readonly_paths),
         "devices": [_device(device) for device in layout.devices],
@@ -194,7 +200,8 @@ def _namespaces(grant: ContainerGrant, layout: SpecLayout) -> list[dict[str, str
     return result
 
 
-def _resources(asked: Resources, grant: ContainerGrant) -> dict[str, object]:
+def _resources(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
+    asked = grant.resources
     cpu: dict[str, object] = {
         "shares": asked.cpu_shares,
         "quota": asked.cpu_quota_us,
@@ -207,6 +214,8 @@ def _resources(asked: Resources, grant: ContainerGrant) -> dict[str, object]:
         "swap": asked.memory_swap_limit_bytes,
     }  # swap -1: any
     allowed: list[dict[str, object]] = [{"allow": grant.privileged, "access": "rwm"}]
+    if not grant.privileged:  # a node in /dev is of no use to what the cgroup keeps away from it
+        allowed += [_access(device) for device in layout.devices]
     result: dict[str, object] = {
         "devices": allowed,
         "cpu": {key: value for key, value in cpu.items() if value and value != -1},
@@ -222,6 +231,16 @@ def _resources(asked: Resources, grant: ContainerGrant) -> dict[str, object]:
     if asked.unified:
         result["unified"] = dict(asked.unified)
     return result
+
+
+def _access(device: DeviceNode) -> dict[str, object]:
+    return {
+        "allow": True,
+        "type": device.kind,
+        "major": device.major,
+        "minor": device.minor,
+        "access": device.access,
+    }
 
 
 def _device(device: DeviceNode) -> dict[str, object]:

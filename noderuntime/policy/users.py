@@ -1,4 +1,4 @@
-"""Which numeric user a container's process may have, judged after the image's passwd was read."""
+"""Which numeric user and groups a container's process may have, after the image's passwd was read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy.denial import Denial
 from noderuntime.policy.facts import ContainerFacts
 from noderuntime.policy.model import ContainerConfig, ResolvedUser, UserNamespace
+from noderuntime.policy.rules import Ranges
 
 HIGHEST_ID: Final = 2**32 - 2  # 2^32-1 means 'leave unchanged' to setresuid(2)
 
@@ -46,7 +47,7 @@ def require_mapped(container: str, user: ResolvedUser, namespace: UserNamespace 
 
 
 def is_allowed(facts: ContainerFacts) -> Iterator[Denial]:
-    """Refuse user 0 where the profile says nonRoot, and users outside of its ranges."""
+    """Refuse user 0 where the profile says nonRoot, and users and groups outside of its ranges."""
     rules, uid = facts.rules, facts.image.user.uid
     if rules.non_root and uid == 0:
         yield facts.deny(
@@ -55,14 +56,47 @@ def is_allowed(facts: ContainerFacts) -> Iterator[Denial]:
             "runAs.nonRoot is true",
             "set runAsUser to another user than 0, or use an image with such a USER",
         )
-    if rules.users and not any(low <= uid <= high for low, high in rules.users):
-        ranges = ", ".join(f"{low}-{high}" for low, high in rules.users[:4])
+    if not _within(uid, rules.users):
         yield facts.deny(
             "securityContext.runAsUser",
             _source(facts.container, uid),
-            f"runAs.users has {ranges}",
+            f"runAs.users has {_shown(rules.users)}",
             "set runAsUser to one of these",
         )
+    yield from _groups(facts)
+
+
+def _groups(facts: ContainerFacts) -> Iterator[Denial]:
+    """Refuse groups outside of the ranges; the image's own count like those of the Pod."""
+    rules, user, security = facts.rules, facts.image.user, facts.container.security
+    if not _within(user.gid, rules.groups):
+        origin = "" if security.run_as_group is not None else " (the image's group)"
+        yield facts.deny(
+            "securityContext.runAsGroup",
+            f"{user.gid}{origin}",
+            f"runAs.groups has {_shown(rules.groups)}",
+            "set runAsGroup to one of these",
+        )
+    for gid in user.additional_gids:
+        if gid == user.gid or _within(gid, rules.supplemental_groups):
+            continue
+        asked = gid in security.supplemental_groups
+        yield facts.deny(
+            "securityContext.supplementalGroups",
+            str(gid) if asked else f"{gid} (of the image's group file)",
+            f"runAs.supplementalGroups has {_shown(rules.supplemental_groups)}",
+            "use groups of these" if asked else "set supplementalGroupsPolicy: Strict",
+        )
+
+
+def _within(number: int, ranges: Ranges) -> bool:
+    return not ranges or any(low <= number <= high for low, high in ranges)
+
+
+def _shown(ranges: Ranges) -> str:
+    more = len(ranges) - 4
+    shown = ", ".join(f"{low}-{high}" for low, high in ranges[:4])
+    return shown + (f" and {more} more" if more > 0 else "")
 
 
 def _source(container: ContainerConfig, uid: int) -> str:

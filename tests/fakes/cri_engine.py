@@ -361,8 +361,14 @@ class FakeEngine(Engine):
             )
 
     async def pull_image(
-        self, reference: str, credentials: Credentials | None, *, handler: str
+        self,
+        reference: str,
+        credentials: Credentials | None,
+        *,
+        handler: str,
+        pod: SandboxConfig | None = None,
     ) -> Image:
+        del pod
         self.pulls.append((reference, credentials, handler))
         return IMAGE
 

@@ -189,7 +189,9 @@ class FakeMounts:
         self._world.call("mounts.overlay")
         self._world.mount(target)
 
-    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+    async def clone(
+        self, source: Path, target: Path, userns: Path | None, *, peer: bool = False
+    ) -> tuple[Path, ...]:
         self._world.call("mounts.clone")
         self._world.mounts.add(str(target))
         return (target / "below",)

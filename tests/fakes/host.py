@@ -173,7 +173,9 @@ class FakeMounts:
             raise HostError(f"an overlay takes 1 to 127 layers and was given {len(lowers)}")
         self._node.mounts[target] = f"overlay {':'.join(map(str, lowers))} {upper} {work}"
 
-    async def clone(self, source: Path, target: Path, userns: Path | None) -> tuple[Path, ...]:
+    async def clone(
+        self, source: Path, target: Path, userns: Path | None, *, peer: bool = False
+    ) -> tuple[Path, ...]:
         await self._node.at("mounts.clone", str(target))
         self._node.mounts[target] = f"{source} by {userns}"
         return ()

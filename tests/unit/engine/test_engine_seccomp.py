@@ -37,5 +37,5 @@ def test_what_is_not_a_file_of_some_size_is_refused(tmp_path: Path, kind: str) -
 def test_a_profile_that_cannot_count_is_not_read(*, own: bool, privileged: bool) -> None:
     reference = SecurityProfileRef(type=ProfileType.LOCALHOST, localhost_ref="/nowhere")
     security = ContainerSecurity(seccomp=reference, privileged=privileged)
-    facts = host_facts(container_config(security=security), FakeAppArmor(), own=own)
+    facts = host_facts(container_config(security=security), {}, FakeAppArmor(), own=own)
     assert facts.seccomp_file is None

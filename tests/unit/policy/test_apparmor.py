@@ -132,7 +132,7 @@ def test_a_pod_may_not_ask_for_another_profile_than_the_declared(
     host = HostFacts(lsm=replace(WITH, apparmor_profiles=frozenset({"web", "other"})))
     asks = container(security(apparmor=asked))
     assert "appArmorProfile" in denied(rules(profile), asks, host=host).field
-    audited = rules({**profile, "mode": "Audit"})
+    audited = rules({**profile, "auditSections": ["appArmor"]})
     grant = granted(audited, asks, host=host)
     assert grant.apparmor == asked.localhost_ref
     assert len(grant.findings) == 1
