@@ -104,6 +104,19 @@ class Guest:
         self._until(status, timeout_s + 10, f"command {number}")
         return Done(int(status.read_text()), self.output(number))
 
+    def has_ended(self, number: int) -> bool:
+        """Whether a command has ended."""
+        return (self.share / f"{number}.rc").exists()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The guest stands still for as long as this lasts."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGCONT)
+
     def wait_up(self) -> None:
         """Wait until the guest takes commands."""
         self._until(self.share / "up", BOOT_S, "the boot")

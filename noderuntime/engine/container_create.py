@@ -244,6 +244,7 @@ def layout_of(
         user_ns=None if options.user is None else str(pins / "user"),
         users=options.user,
         cgroups_path=record.cgroup_path,
+        cgroup_v2=node.parts.cgroups.is_unified(),
         hostname=hostname_of(sandbox) if own_network else "",
         terminal=record.config.tty,
         shm_path=str(node.paths.shm(sandbox.id)) if own_ipc else str(DEV_SHM),

@@ -78,6 +78,7 @@ async def _oci_create(work: ContainerWork) -> None:
         stdin_once=record.config.stdin_once,
     )
     runtime = work.node.runtime(record.oci_runtime)
+    await work.node.parts.cgroups.count_oom_kills(record.cgroup_path)
     work.started_pid = await work.node.parts.monitor.create(runtime, request)
 
 

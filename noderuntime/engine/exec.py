@@ -65,8 +65,7 @@ async def update_resources(node: Node, container_id: str, resources: Resources) 
 
 
 async def _set(node: Node, record: ContainerRecord, wanted: Resources) -> None:
-    lifts_quota = wanted.cpu_quota_us < 0
-    told = replace(wanted, cpu_quota_us=0) if lifts_quota else wanted
+    told, lifts_quota = limits.in_place(node.parts.cgroups, record.config.resources, wanted)
     await node.runtime(record.oci_runtime).update(record.id, told)
     if lifts_quota:
         await node.parts.cgroups.lift_cpu_quota(record.cgroup_path)

@@ -128,11 +128,7 @@ async def _with_oom(node: Node, record: ContainerRecord, exit_: Exit) -> Exit:
     """Ask the cgroup as well: a monitor may not hear of a kill that ends the container with it."""
     if exit_.oom_killed or exit_.code != KILLED_CODE:
         return exit_
-    try:
-        cgroup = await node.parts.cgroups.metrics(record.cgroup_path)
-    except NodeRuntimeError:
-        return exit_  # it is gone
-    return replace(exit_, oom_killed=cgroup.oom_kills > 0)
+    return replace(exit_, oom_killed=await node.parts.cgroups.oom_kills(record.cgroup_path) > 0)
 
 
 def exited(record: ContainerRecord, exit_: Exit) -> ContainerRecord:

@@ -179,6 +179,8 @@ async def _settle_containers(node: Node, *, rebooted: bool) -> None:
             await _tried("a container", record.id, _end_with_the_boot(node, record))
         elif record.state is ContainerState.RUNNING:
             await _tried("a container", record.id, look(node, record.id))
+            counted = node.parts.cgroups.count_oom_kills(record.cgroup_path)
+            await _tried("a container", record.id, counted)
 
 
 async def _end_with_the_boot(node: Node, record: ContainerRecord) -> None:

@@ -19,6 +19,7 @@ from typing import Final
 from noderuntime.errors import HostError, InvalidArgumentError, NotFoundError
 from noderuntime.host import cgroup_metrics, mountinfo
 from noderuntime.host.cgroup_files import number, table, words
+from noderuntime.host.oom_kills import OomKills
 from noderuntime.host.ports import CgroupDriver, CgroupStats
 from noderuntime.host.readings import CgroupMetrics
 from noderuntime.host.syscalls import host_error
@@ -30,6 +31,8 @@ DEFAULT_SLICE: Final = "system.slice"
 _REMOVE_TRIES: Final = 50
 _REMOVE_PAUSE_S: Final = 0.02
 UNIFIED: Final = ""
+# crun's cgroup below the scope, so that systemd, which writes to the scope, leaves limits alone.
+SUBGROUP: Final = "container"
 
 
 def hierarchies() -> Mapping[str, Path]:
@@ -68,6 +71,7 @@ class KernelCgroups:
         """Read where the hierarchies are; the arguments are for tests."""
         self._mounted = dict(mounted if mounted is not None else hierarchies())
         self._driver = driver or (CgroupDriver.SYSTEMD if is_systemd() else CgroupDriver.CGROUPFS)
+        self._oom = OomKills(self._mounted.get(UNIFIED, Path("/nonexistent")))
 
     def driver(self) -> CgroupDriver:
         """Return SYSTEMD where systemd is PID 1, else CGROUPFS."""
@@ -129,7 +133,26 @@ class KernelCgroups:
             (UNIFIED, "cpu.max", "max") if self.is_unified() else ("cpu", "cpu.cfs_quota_us", "-1")
         )
         if mount := self._mounted.get(controller):
-            await in_pool(_write, mount / self.relative(oci_path) / file, text)
+            await in_pool(_write, _limited(mount / self.relative(oci_path)) / file, text)
+
+    async def count_oom_kills(self, oci_path: str) -> None:
+        """Take note, before a container starts, of the kills that are not its own."""
+        if self._loses_counts(oci_path):
+            await in_pool(self._oom.begin, self.relative(oci_path))
+
+    async def oom_kills(self, oci_path: str) -> int:
+        """Return how often the kernel's OOM killer struck in a container that has ended."""
+        if self._loses_counts(oci_path):
+            return await in_pool(self._oom.of, self.relative(oci_path))
+        try:
+            return (await self.metrics(oci_path)).oom_kills
+        except NotFoundError:
+            return 0
+
+    def _loses_counts(self, oci_path: str) -> bool:
+        """Tell whether systemd takes the cgroup away; services in its own slice have kills too."""
+        is_ours = not oci_path.startswith(f"{DEFAULT_SLICE}:")
+        return is_ours and self._driver is CgroupDriver.SYSTEMD and self.is_unified()
 
     async def kill(self, oci_path: str) -> None:
         """SIGKILL every process in the container's cgroup; none is success."""
@@ -147,12 +170,12 @@ class KernelCgroups:
 
     def _read(self, relative: str) -> CgroupStats:
         if self.is_unified():
-            return _read_v2(self._mounted[UNIFIED] / relative)
+            return _read_v2(_limited(self._mounted[UNIFIED] / relative))
         return _read_v1(self._below_each(relative))
 
     def _read_all(self, relative: str) -> CgroupMetrics:
         if self.is_unified():
-            path = _present(self._mounted[UNIFIED] / relative)
+            path = _present(_limited(self._mounted[UNIFIED] / relative))
             return cgroup_metrics.read_v2(path, f"/{relative}")
         paths = self._below_each(relative)
         if not any(path.is_dir() for path in paths.values()):
@@ -176,6 +199,12 @@ def _write(file: Path, text: str) -> None:
             opened.write(text)
     except OSError as error:
         raise host_error(f"cannot write {file}", error.errno or 0) from error
+
+
+def _limited(path: Path) -> Path:
+    """Return where the limits of a scope of v2 are, and the counts that come with them."""
+    below = path / SUBGROUP
+    return below if path.suffix == ".scope" and below.is_dir() else path
 
 
 def _present(path: Path) -> Path:

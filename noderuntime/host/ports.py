@@ -211,6 +211,14 @@ class Cgroups(Protocol):
         """Take the CPU quota away; OCI runtimes differ in how they are told to (crun 1.8.1 fails)."""
         ...
 
+    async def count_oom_kills(self, oci_path: str) -> None:
+        """Take note, before a container starts, of the kills that are not its own."""
+        ...
+
+    async def oom_kills(self, oci_path: str) -> int:
+        """Return how often the kernel's OOM killer struck in a container that has ended."""
+        ...
+
     async def remove(self, oci_path: str) -> None:
         """Remove the container's cgroup in every hierarchy."""
         ...

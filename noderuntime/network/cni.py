@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
-from noderuntime.errors import InvalidArgumentError, NetworkError
+from noderuntime.errors import HostError, InvalidArgumentError, NetworkError
 from noderuntime.host import durable
-from noderuntime.network import conflist
+from noderuntime.host.threads import in_pool
+from noderuntime.network import conflist, leases
 from noderuntime.network.conflist import Document, NetworkList
 from noderuntime.network.plugin import Call, Plugins
 from noderuntime.network.ports import Attachment
@@ -123,6 +124,7 @@ class CniNetwork:
     async def collect(self, sandbox_ids: Iterable[str]) -> None:
         """Forget attachments of unknown sandboxes (DEL), then GC where the plugins know it."""
         known = set(sandbox_ids)
+        await self._mend_leases()
         failures: list[NetworkError] = []
         for sandbox_id in self.attached():
             if sandbox_id not in known:
@@ -135,6 +137,27 @@ class CniNetwork:
             failures[0].add_note(str(other))
         if failures:
             raise failures[0]
+
+    async def _mend_leases(self) -> None:
+        """Before any DEL, which finds addresses by their owners; nothing is attached meanwhile."""
+        networks: list[NetworkList] = []
+        owners: dict[str, str] = {}
+        with suppress(NetworkError):
+            networks.append(conflist.load(self._conf_dir))
+        for sandbox_id in self.attached():
+            cached = self._recall(sandbox_id)
+            if cached is None or cached.result is None:
+                continue
+            networks.append(cached.network)
+            with suppress(NetworkError):
+                owners |= dict.fromkeys(addresses_of(cached.result), sandbox_id)
+        try:
+            mended = await in_pool(leases.mend, networks, owners, INTERFACE)
+        except (HostError, OSError) as error:
+            _log.error("emptied leases could not be mended", extra={"error": str(error)})
+            return
+        if mended:
+            _log.warning("a power loss had emptied leases", extra={"addresses": mended})
 
     async def _collect_garbage(self, known: set[str]) -> None:
         with suppress(NetworkError):  # no network now: nothing to collect from

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from noderuntime.policy.model import ContainerGrant, Mount, Propagation, UserNamespace
+from noderuntime.policy.model import ContainerGrant, Mount, Propagation, Resources, UserNamespace
 from noderuntime.policy.seccomp import filter_of
 
 OCI_VERSION: Final = "1.0.2"
@@ -57,6 +57,12 @@ class DeviceNode:
     gid: int = 0
 
 
+NO_SWAP: Final = "memory.swap.max"
+_PIDS_MAX: Final = "pids.max"
+# systemd would set its default for services, 15 % of what the node can; crun and runc read this.
+_NO_TASKS_MAX: Final = {"org.systemd.property.TasksMax": f"uint64 {2**64 - 1}"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecLayout:
     """Where the engine put things: paths of the node. A namespace that is None is the node's."""
@@ -70,6 +76,7 @@ class SpecLayout:
     user_ns: str | None = None
     users: UserNamespace | None = None  # what user_ns maps: runc wants to be told
     cgroups_path: str = ""
+    cgroup_v2: bool = False
     hostname: str = ""
     terminal: bool = False
     shm_path: str = ""  # "" mounts a shm of the container's own
@@ -92,6 +99,9 @@ def build(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     }
     if layout.hostname and layout.uts_ns is not None:
         spec["hostname"] = layout.hostname
+    limits_tasks = grant.pids_limit is not None or _PIDS_MAX in grant.resources.unified
+    if ":" in layout.cgroups_path and not limits_tasks:
+        spec["annotations"] = dict(_NO_TASKS_MAX)
     return spec
 
 
@@ -200,6 +210,17 @@ def _namespaces(grant: ContainerGrant, layout: SpecLayout) -> list[dict[str, str
     return result
 
 
+def allows_swap(asked: Resources) -> bool:
+    """Tell whether memory may be swapped out; the swap limit counts memory too."""
+    return not 0 < asked.memory_limit_bytes == asked.memory_swap_limit_bytes
+
+
+def _unified(asked: Resources, layout: SpecLayout) -> dict[str, str]:
+    # runc tells systemd of every limit but this one, and systemd then puts its own in place of it.
+    own = {} if allows_swap(asked) or not layout.cgroup_v2 else {NO_SWAP: "0"}
+    return {**own, **asked.unified}
+
+
 def _resources(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     asked = grant.resources
     cpu: dict[str, object] = {
@@ -228,8 +249,8 @@ def _resources(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
             {"pageSize": size, "limit": limit}
             for size, limit in sorted(asked.hugepage_limits_bytes.items())
         ]
-    if asked.unified:
-        result["unified"] = dict(asked.unified)
+    if unified := _unified(asked, layout):
+        result["unified"] = unified
     return result
 
 

@@ -219,6 +219,12 @@ class FakeCgroups:
     async def lift_cpu_quota(self, oci_path: str) -> None:
         self._world.call("cgroups.lift_cpu_quota")
 
+    async def count_oom_kills(self, oci_path: str) -> None:
+        pass
+
+    async def oom_kills(self, oci_path: str) -> int:
+        return self._world.oom_kills if oci_path in self._world.cgroups else 0
+
     def oci_path(self, parent: str, container_id: str) -> str:
         return f"{parent or '/fake'}/{container_id}"
 

@@ -205,6 +205,12 @@ class FakeCgroups:
     async def lift_cpu_quota(self, oci_path: str) -> None:
         await self._node.at("cgroups.lift_cpu_quota", oci_path)
 
+    async def count_oom_kills(self, oci_path: str) -> None:
+        pass
+
+    async def oom_kills(self, oci_path: str) -> int:
+        return 0
+
     def oci_path(self, parent: str, container_id: str) -> str:
         return f"{parent or '/noderuntime'}/{container_id}"
 

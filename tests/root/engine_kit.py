@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tarfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from noderuntime.api.config import CniConfig, Config, HandlerConfig, ImagesConfi
 from noderuntime.cli.parts import parts_of
 from noderuntime.engine.engine import Engine
 from noderuntime.engine.node import Faults
-from noderuntime.host.cgroups import hierarchies
+from noderuntime.host.cgroups import KernelCgroups, hierarchies
+from noderuntime.host.ports import CgroupDriver
 from noderuntime.images.store import ImageStore
 from noderuntime.policy.model import (
     ContainerConfig,
@@ -58,6 +60,8 @@ class RealNode:
 
     @property
     def cgroup_parent(self) -> str:
+        if KernelCgroups().driver() is CgroupDriver.SYSTEMD:
+            return f"nrengine{self.token}.slice"
         return f"/nr-engine-{self.token}"
 
     @property
@@ -130,7 +134,8 @@ class RealNode:
         """Remove what stays as long as the node is: bridge, cgroup parent, the private mount."""
         subprocess.run(("ip", "link", "delete", self.bridge), check=False, capture_output=True)
         for directory in self.cgroups():
-            Path(directory).rmdir()
+            with suppress(FileNotFoundError):  # systemd takes an empty slice away by itself
+                Path(directory).rmdir()
         subprocess.run(("umount", "-R", self.config.run_dir), check=False, capture_output=True)
 
     def cgroups(self) -> list[str]:

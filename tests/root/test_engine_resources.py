@@ -61,7 +61,10 @@ def read(engine: Engine, container_id: str, place: tuple[str, str, str]) -> str:
     controller, v1, v2 = place
     mount = hierarchies()[UNIFIED if IS_V2 else controller]
     relative = KernelCgroups().relative(engine.container(container_id).cgroup_path)
-    return (mount / relative / (v2 if IS_V2 else v1)).read_text().split()[0]
+    # Under systemd crun makes one more cgroup, which systemd does not write to.
+    below = mount / relative / "container"
+    folder = below if below.is_dir() else mount / relative
+    return (folder / (v2 if IS_V2 else v1)).read_text().split()[0]
 
 
 async def test_limits_change_in_place_without_a_restart(node: RealNode, engine: Engine) -> None:

@@ -59,12 +59,36 @@ async def test_what_the_node_can_limit_is_passed_on(engine: Engine) -> None:
     )
 
 
-async def test_a_quota_is_lifted_apart_from_the_oci_runtime(engine: Engine, world: World) -> None:
+async def test_a_quota_is_lifted_apart_from_the_oci_runtime_on_v1(
+    engine: Engine, world: World
+) -> None:
+    world.is_unified = False
     container_id = await running(engine, Resources(cpu_quota_us=50_000))
     await engine.update_resources(container_id, Resources(cpu_quota_us=-1, cpu_shares=10))
     assert world.calls[-2:] == ["runtime.update", "cgroups.lift_cpu_quota"]
     assert world.updates == [Resources(cpu_shares=10)]
     assert engine.container(container_id).config.resources.cpu_quota_us == -1
+
+
+async def test_a_quota_is_lifted_by_the_oci_runtime_on_v2(engine: Engine, world: World) -> None:
+    container_id = await running(engine, Resources(cpu_quota_us=50_000, cpu_period_us=50_000))
+    await engine.update_resources(container_id, Resources(cpu_quota_us=-1))
+    assert world.updates == [Resources(cpu_quota_us=-1, cpu_period_us=50_000)]
+    assert "cgroups.lift_cpu_quota" not in world.calls
+
+
+@pytest.mark.parametrize("is_unified", [True, False])
+async def test_swap_that_is_not_allowed_is_told_in_the_words_that_systemd_hears(
+    engine: Engine, world: World, *, is_unified: bool
+) -> None:
+    world.is_unified = is_unified
+    limits = Resources(memory_limit_bytes=64 << 20, memory_swap_limit_bytes=64 << 20)
+    container_id = await running(engine, limits)
+    await engine.update_resources(container_id, limits)
+    assert [told.unified for told in world.updates] == [
+        {"memory.swap.max": "0"} if is_unified else {}
+    ]
+    assert engine.container(container_id).config.resources == limits
 
 
 @pytest.mark.parametrize(

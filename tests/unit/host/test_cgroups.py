@@ -147,3 +147,36 @@ async def test_a_quota_is_lifted_in_either_hierarchy(tmp_path: Path) -> None:
     assert (tmp_path / "p/c1/cpu.cfs_quota_us").read_text().startswith("-1")
     with pytest.raises(HostError):
         await legacy.lift_cpu_quota("/p/c2")
+
+
+async def test_limits_of_crun_are_one_cgroup_below_its_scope(tmp_path: Path) -> None:
+    scope = tmp_path / SLICE[1:] / "cri-noderuntime-c1.scope"
+    fill(scope, {"memory.current": "1", "pids.max": "max", "cpu.max": "max 100000"})
+    below = {"memory.current": "2", "pids.max": "5", "cpu.max": "5 100000"}
+    fill(scope / "container", below | {"memory.events": "oom_kill 3"})
+    one = cgroups(tmp_path, CgroupDriver.SYSTEMD)
+    path = one.oci_path(SLICE, "c1")
+    assert (await one.stats(path)).memory_usage_bytes == 2
+    found = await one.metrics(path)
+    assert (found.threads_max, found.oom_kills) == (5, 3)
+    assert found.id.endswith("cri-noderuntime-c1.scope")
+    await one.lift_cpu_quota(path)
+    assert (scope / "container/cpu.max").read_text().startswith("max")
+
+
+async def test_oom_kills_are_read_where_the_cgroup_stays(tmp_path: Path) -> None:
+    fill(tmp_path / "p/c1", {"memory.events": "oom_kill 2\n"})
+    one = cgroups(tmp_path)
+    await one.count_oom_kills("/p/c1")
+    assert [await one.oom_kills(f"/p/{name}") for name in ("c1", "c2")] == [2, 0]
+
+
+async def test_oom_kills_under_systemd_are_those_of_the_slice(tmp_path: Path) -> None:
+    fill(tmp_path / SLICE[1:], {"memory.events": "oom_kill 1\n"})
+    one = cgroups(tmp_path, CgroupDriver.SYSTEMD)
+    path = one.oci_path(SLICE, "c1")
+    await one.count_oom_kills(path)
+    (tmp_path / SLICE[1:] / "memory.events").write_text("oom_kill 2\n")
+    assert await one.oom_kills(path) == 1
+    # Services in systemd's own slice are killed too.
+    assert await one.oom_kills(one.oci_path("", "c1")) == 0

@@ -268,3 +268,22 @@ def test_the_first_network_by_name_and_the_highest_version_are_taken(lab: Lab) -
     assert lab.network.not_ready_because() == ""
     lab.config("0.4.0", cniVersions=["0.4.0", "1.1.0", "1.0.0"])
     assert lab.network.not_ready_because() == ""
+
+
+async def test_an_address_whose_lease_a_power_loss_emptied_is_let_go_by_its_owner(
+    lab: Lab,
+) -> None:
+    ipam = {"type": "host-local", "dataDir": str(lab.root)}
+    document = {
+        "name": "net",
+        "cniVersion": "1.0.0",
+        "plugins": [{"type": "one", "ipam": ipam}, {"type": "two"}],
+    }
+    (lab.root / "conf" / "10-net.conflist").write_text(json.dumps(document))
+    await lab.network.attach(POD)
+    (lab.root / "net").mkdir()
+    for address in ("10.9.0.5", "10.9.0.6"):
+        (lab.root / "net" / address).touch()
+    await lab.network.collect({"s1"})
+    assert (lab.root / "net" / "10.9.0.5").read_bytes() == b"s1\r\neth0"
+    assert not (lab.root / "net" / "10.9.0.6").exists()

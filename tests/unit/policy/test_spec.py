@@ -196,3 +196,41 @@ def test_a_pid_namespace_is_its_own_the_nodes_or_one_that_is_joined() -> None:
     assert namespaces() == [{"type": "pid"}]
     assert namespaces(host_pid=True) == []
     assert namespaces(pid_ns="/pin") == [{"type": "pid", "path": "/pin"}]
+
+
+SCOPE = "kubepods-pod1.slice:cri-noderuntime:c1"
+NO_SWAP = Resources(memory_limit_bytes=64 << 20, memory_swap_limit_bytes=64 << 20)
+
+
+@pytest.mark.parametrize(
+    ("path", "unified", "bounds", "is_told"),
+    [
+        pytest.param(SCOPE, {}, {}, True, id="systemd"),
+        pytest.param("/kubepods/pod1/c1", {}, {}, False, id="cgroupfs"),
+        pytest.param(SCOPE, {}, BOUNDS, False, id="a-bound"),
+        pytest.param(SCOPE, {"pids.max": "5"}, {}, False, id="unified"),
+    ],
+)
+def test_systemd_sets_no_limit_of_tasks_that_nobody_asked_for(
+    path: str, unified: dict[str, str], bounds: dict[str, Any], *, is_told: bool
+) -> None:
+    grant = granted(rules({}, resources=bounds), container())
+    grant = replace(grant, resources=replace(grant.resources, unified=unified))
+    spec: dict[str, Any] = build(grant, replace(LAYOUT, cgroups_path=path))
+    assert ("org.systemd.property.TasksMax" in spec.get("annotations", {})) is is_told
+
+
+@pytest.mark.parametrize(
+    ("resources", "cgroup_v2", "wanted"),
+    [
+        pytest.param(NO_SWAP, True, {"memory.swap.max": "0"}, id="none-on-v2"),
+        pytest.param(NO_SWAP, False, None, id="none-on-v1"),
+        pytest.param(replace(NO_SWAP, memory_swap_limit_bytes=0), True, None, id="not-asked"),
+    ],
+)
+def test_swap_that_is_not_allowed_is_a_limit_that_systemd_keeps(
+    resources: Resources, wanted: dict[str, str] | None, *, cgroup_v2: bool
+) -> None:
+    grant = replace(granted(rules({}), container()), resources=resources)
+    spec: dict[str, Any] = build(grant, replace(LAYOUT, cgroup_v2=cgroup_v2))
+    assert spec["linux"]["resources"].get("unified") == wanted

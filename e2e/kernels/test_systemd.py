@@ -1,0 +1,21 @@
+"""The runtime on cgroup v2 under systemd, and user namespaces there: in a guest that is shared."""
+
+from __future__ import annotations
+
+import pytest
+
+from e2e.kernels.boot import Guest
+from e2e.kernels.suite import run_inside
+
+LIMIT_S = 240
+
+
+@pytest.mark.timeout(LIMIT_S)
+def test_limits_oom_and_stats_hold_under_systemd(guest: Guest) -> None:
+    run_inside(guest, "e2e/kernels/inside/test_cgroups.py", limit_s=LIMIT_S)
+
+
+@pytest.mark.timeout(LIMIT_S)
+def test_user_namespaces_with_mapped_mounts_work(guest: Guest) -> None:
+    words = "nobody_outside or given_up or mapped_volume or image_and_what"
+    run_inside(guest, "tests/root/test_engine_userns.py", "-k", words, limit_s=LIMIT_S)
