@@ -12,3 +12,8 @@ LIMIT_S = 600.0
 def test_apparmor_holds_for_containers_and_their_execs(layout: Layout) -> None:
     with kernel(layout, Machine(lsm="apparmor", systemd=False)) as guest:
         guest.run([*PYTEST, "e2e/kernels/inside/test_apparmor.py"], timeout_s=LIMIT_S)
+
+
+def test_selinux_keeps_the_files_of_pods_apart(layout: Layout) -> None:
+    with kernel(layout, Machine(lsm="selinux", systemd=False)) as guest:
+        guest.run([*PYTEST, "e2e/kernels/inside/test_selinux.py"], timeout_s=LIMIT_S)

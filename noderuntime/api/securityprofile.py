@@ -177,7 +177,7 @@ class SecurityProfileSpec(ApiModel):
     se_linux: SELinux | None = Field(
         default=None,
         description="The SELinux label. Left out: where the kernel has SELinux, the node's default with "
-        "categories of the Pod's own, and the unconfined container type for privileged ones.",
+        "categories of the Pod's own, and for privileged containers what the policy makes of them.",
         json_schema_extra=failure("`seLinuxOptions` of the Pod are refused in any case."),
     )
     sysctls: Sysctls = Field(default=Sysctls(), description="Kernel parameters a Pod may set.")

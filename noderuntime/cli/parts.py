@@ -19,6 +19,7 @@ from noderuntime.host.netns import KernelNamespaces
 from noderuntime.host.oci_runtime import OciCli
 from noderuntime.host.portforward import NetnsPortForward
 from noderuntime.host.ports import CgroupDriver
+from noderuntime.host.selinux import KernelSelinux
 from noderuntime.images.store import ImageStore
 from noderuntime.network.cni import CniNetwork
 
@@ -50,6 +51,7 @@ def parts_of(config: Config) -> Parts:
         network=CniNetwork(config.cni.conf_dir, config.cni.bin_dirs, config.state_dir / "network"),
         images=ImageStore(config.state_dir, config.images.hosts_dir),
         apparmor=KernelAppArmor(),
+        selinux=KernelSelinux(),
     )
 
 

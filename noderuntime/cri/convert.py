@@ -75,6 +75,7 @@ def sandbox_config(config: pb.PodSandboxConfig) -> SandboxConfig:
         privileged=linux.security_context.privileged,
         sysctls=dict(_sysctls(linux)),
         seccomp=security.seccomp,
+        selinux=security.selinux,
         run_as_user=security.run_as_user,
         run_as_group=security.run_as_group,
         supplemental_groups=security.supplemental_groups,

@@ -5,6 +5,7 @@ Here a field that is dropped would be a hole, so each is either converted or ref
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ from noderuntime.policy.model import (
     Namespaces,
     ProfileType,
     SecurityProfileRef,
+    SelinuxOptions,
     UserNamespace,
 )
 
@@ -34,6 +36,10 @@ _DEPRECATED_APPARMOR: Final = {
     "unconfined": ProfileType.UNCONFINED,
     "runtime/default": ProfileType.RUNTIME_DEFAULT,
 }
+_SELINUX_PART: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_SELINUX_LEVEL: Final = re.compile(
+    r"s[0-9]{1,2}(-s[0-9]{1,2})?(:c[0-9]{1,4}([.,]c[0-9]{1,4}){0,31})?"
+)
 _APPARMOR_PREFIX: Final = "localhost/"  # of the deprecated field, and some clients' of the new one
 
 
@@ -46,6 +52,7 @@ class SandboxSecurity:
     run_as_user: int | None
     run_as_group: int | None
     supplemental_groups: tuple[int, ...]
+    selinux: SelinuxOptions | None
 
 
 def sandbox_security(context: pb.LinuxSandboxSecurityContext) -> SandboxSecurity:
@@ -54,7 +61,6 @@ def sandbox_security(context: pb.LinuxSandboxSecurityContext) -> SandboxSecurity
     So is ``apparmor``: nothing of the Pod's runs in a sandbox but its containers.
     """
     field = "linux.security_context"
-    _refuse_selinux(field, context.selinux_options)
     _apparmor(field, context)
     _is_strict(field, context.supplemental_groups_policy)  # it has no process with groups
     return SandboxSecurity(
@@ -63,6 +69,7 @@ def sandbox_security(context: pb.LinuxSandboxSecurityContext) -> SandboxSecurity
         run_as_user=_id(f"{field}.run_as_user", context, "run_as_user"),
         run_as_group=_id(f"{field}.run_as_group", context, "run_as_group"),
         supplemental_groups=_groups(field, context.supplemental_groups),
+        selinux=_selinux(f"{field}.selinux_options", context.selinux_options),
     )
 
 
@@ -70,7 +77,6 @@ def container_security(context: pb.LinuxContainerSecurityContext) -> ContainerSe
     """Convert a container's."""
     field = "linux.security_context"
     old_apparmor = str(_deprecated(context, "apparmor_profile"))
-    _refuse_selinux(field, context.selinux_options)
     if context.capabilities.add_ambient_capabilities:
         raise InvalidArgumentError(
             f"{field}.capabilities.add_ambient_capabilities: is not served by this version"
@@ -93,6 +99,7 @@ def container_security(context: pb.LinuxContainerSecurityContext) -> ContainerSe
         masked_paths=_paths(f"{field}.masked_paths", context.masked_paths),
         readonly_paths=_paths(f"{field}.readonly_paths", context.readonly_paths),
         seccomp=_seccomp(field, context),
+        selinux=_selinux(f"{field}.selinux_options", context.selinux_options),
         apparmor=_apparmor(field, context) or _deprecated_apparmor(field, old_apparmor),
     )
 
@@ -210,12 +217,14 @@ def _localhost_apparmor(field: str, reference: str) -> SecurityProfileRef:
     return SecurityProfileRef(type=ProfileType.LOCALHOST, localhost_ref=name)
 
 
-def _refuse_selinux(field: str, options: pb.SELinuxOption) -> None:
-    for name in ("user", "role", "type", "level"):
-        if getattr(options, name):
-            raise InvalidArgumentError(
-                f"{field}.selinux_options.{name}: SELinux is not served by this version"
-            )
+def _selinux(field: str, options: pb.SELinuxOption) -> SelinuxOptions | None:
+    """Return what is asked for; None leaves all of it open."""
+    found = {name: str(getattr(options, name)) for name in ("user", "role", "type", "level")}
+    for name, value in found.items():
+        pattern = _SELINUX_LEVEL if name == "level" else _SELINUX_PART
+        if value and not pattern.fullmatch(value):
+            raise texts.fault(f"{field}.{name}", value, f"is not a {name} of SELinux")
+    return SelinuxOptions(**found) if any(found.values()) else None
 
 
 def _is_strict(field: str, policy: pb.SupplementalGroupsPolicy.ValueType) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from noderuntime.errors import DeniedError, InvalidArgumentError
 from noderuntime.policy import capabilities, decide, exceptions
 from noderuntime.policy.denial import Denial
-from noderuntime.policy.model import HostFacts, LsmFacts, NamespaceMode, ProfileType
+from noderuntime.policy.model import HostFacts, NamespaceMode, ProfileType
 from noderuntime.telemetry import metrics
 from noderuntime.telemetry.trace import span
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from noderuntime.engine.handlers import Handler
-    from noderuntime.host.lsm import AppArmor
     from noderuntime.images.ports import Image
     from noderuntime.policy.model import (
         ContainerConfig,
         ContainerGrant,
         ImageFacts,
+        LsmFacts,
         Mount,
         Namespaces,
         Resources,
@@ -133,7 +133,7 @@ def admit_resources(handler: Handler, resources: Resources) -> Resources:
 def host_facts(
     container: ContainerConfig,
     real_paths: Mapping[str, str],
-    apparmor: AppArmor,
+    lsm: LsmFacts,
     *,
     own: bool = True,
 ) -> HostFacts:
@@ -149,18 +149,7 @@ def host_facts(
         real_paths=real_paths,
         capabilities=capabilities.of_status(Path("/proc/self/status").read_text()),
         seccomp_file=read_seccomp(security.seccomp.localhost_ref) if wants_file else None,
-        lsm=lsm_facts(apparmor),
-    )
-
-
-def lsm_facts(apparmor: AppArmor) -> LsmFacts:
-    """Read what the kernel has of AppArmor; blocking."""
-    if not apparmor.is_enabled():
-        return LsmFacts()
-    return LsmFacts(
-        apparmor=True,
-        can_load_apparmor=apparmor.can_load(),
-        apparmor_profiles=apparmor.profiles(),
+        lsm=lsm,
     )
 
 

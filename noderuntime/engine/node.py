@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from noderuntime.engine.selinux import Levels
 from noderuntime.policy.features import HostFeatures
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from noderuntime.engine.journal import Journal
     from noderuntime.engine.state import ContainerId, SandboxId
     from noderuntime.engine.store import Store
-    from noderuntime.host.lsm import AppArmor
+    from noderuntime.host.lsm import AppArmor, Selinux
     from noderuntime.host.ports import (
         Cgroups,
         Exec,
@@ -55,6 +56,7 @@ class Parts:
     network: Network
     images: Images
     apparmor: AppArmor
+    selinux: Selinux
 
 
 def features_of(parts: Parts) -> HostFeatures:
@@ -62,6 +64,7 @@ def features_of(parts: Parts) -> HostFeatures:
     return HostFeatures(
         apparmor=parts.apparmor.is_enabled(),
         apparmor_parser=parts.apparmor.can_load(),
+        selinux=parts.selinux.is_enabled(),
         user_namespaces=parts.mounts.features().idmapped,
     )
 
@@ -179,6 +182,7 @@ class Node:
     apparmor: Profiles
     faults: Faults | None = None
     locks: Locks = field(default_factory=Locks)
+    levels: Levels = field(default_factory=Levels)
     endings: Endings = field(default_factory=Endings)
     stop_deadlines: dict[str, float] = field(default_factory=dict[str, float])  # loop time, by ID
     now_ns: Callable[[], int] = time.time_ns

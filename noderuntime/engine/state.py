@@ -43,6 +43,7 @@ class SandboxRecord:
     state: SandboxState
     created_at_ns: int
     addresses: tuple[str, ...] = ()
+    selinux_level: str = ""  # of the Pod's processes and files; "" without SELinux
     released: bool = False  # network detached and namespaces gone: a stop has nothing left to do
 
 

@@ -32,6 +32,7 @@ from noderuntime.policy import (
     process,
     resources,
     seccomp_file,
+    selinux,
     sysctls,
     users,
 )
@@ -95,7 +96,7 @@ def admit_container(
     plain = _plain_grant(sandbox, container, image)
     host = host or HostFacts()
     if rules is None:
-        return _as_the_node_does(container, host, plain)
+        return _as_the_node_does(sandbox, container, host, plain)
     facts = ContainerFacts(
         rules=rules, sandbox=sandbox, container=container, image=image, host=host
     )
@@ -152,7 +153,7 @@ def _plain_grant(
 
 
 def _as_the_node_does(
-    container: ContainerConfig, host: HostFacts, grant: ContainerGrant
+    sandbox: SandboxConfig, container: ContainerConfig, host: HostFacts, grant: ContainerGrant
 ) -> ContainerGrant:
     security = container.security
     from_file = None
@@ -167,6 +168,7 @@ def _as_the_node_does(
         seccomp=SeccompRules() if wants_filter else None,
         seccomp_document=from_file,
         apparmor=apparmor.as_the_node_does(container, host.lsm),
+        selinux=selinux.labels(None, sandbox, container, host.lsm),
     )
 
 
@@ -188,6 +190,7 @@ def _under_profile(facts: ContainerFacts, grant: ContainerGrant) -> ContainerGra
         pids_limit=rules.pids_limit,
         seccomp=rules.seccomp,
         apparmor=apparmor.under_profile(facts),
+        selinux=selinux.labels(rules, facts.sandbox, facts.container, facts.host.lsm),
         recursive_readonly=mounts.recursive_readonly(facts),
         changes=(*_changes(facts), *limits_set),
     )

@@ -44,7 +44,7 @@ from noderuntime.policy.model import (
     Resources,
     SandboxConfig,
 )
-from tests.fakes.lsm import FakeAppArmor
+from tests.fakes.lsm import FakeAppArmor, FakeSelinux
 
 IMAGE_ID = "sha256:" + "ab" * 32
 
@@ -74,6 +74,8 @@ class World:
     updates: list[Resources] = field(default_factory=list[Resources])
     user_namespaces: bool = True
     apparmor: FakeAppArmor = field(default_factory=FakeAppArmor)
+    selinux: FakeSelinux = field(default_factory=FakeSelinux)
+    contexts: dict[str, str] = field(default_factory=dict[str, str])  # of overlays, by target
 
     def call(self, name: str) -> None:
         """Record a call, and fail it where a test says so."""
@@ -185,8 +187,11 @@ class FakeMounts:
         work: Path,
         target: Path,
         owners: Owners | None = None,
+        *,
+        context: str = "",
     ) -> None:
         self._world.call("mounts.overlay")
+        self._world.contexts[str(target)] = context
         self._world.mount(target)
 
     async def clone(
@@ -494,6 +499,7 @@ def new_engine(world: World, *, faults: Faults | None = None, boot_id: str = "bo
         network=FakeNetwork(world),
         images=FakeImages(world),
         apparmor=world.apparmor,
+        selinux=world.selinux,
     )
     return Engine(parts, faults=faults, boot_id=boot_id)
 

@@ -167,6 +167,8 @@ class FakeMounts:
         work: Path,
         target: Path,
         owners: Owners | None = None,
+        *,
+        context: str = "",
     ) -> None:
         await self._node.at("mounts.overlay", str(target))
         if not 1 <= len(lowers) <= 127:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from noderuntime.errors import HostError
 
@@ -42,3 +43,30 @@ class FakeAppArmor:
         if name in self.in_use:
             raise HostError(f"{name} confines a running process")
         self.loaded.pop(name, None)
+
+
+@dataclass(slots=True)
+class FakeSelinux:
+    """``Selinux``; ``labels`` is what was labelled, by path; ``known`` None knows every label."""
+
+    enabled: bool = False
+    process: str = "system_u:system_r:container_t:s0"
+    file: str = "system_u:object_r:container_file_t:s0"
+    known: set[str] | None = None
+    labels: dict[str, str] = field(default_factory=dict[str, str])
+    relabelled: dict[str, str] = field(default_factory=dict[str, str])
+
+    def is_enabled(self) -> bool:
+        return self.enabled
+
+    def contexts(self) -> tuple[str, str]:
+        return self.process, self.file
+
+    def is_valid(self, context: str) -> bool:
+        return self.known is None or context in self.known
+
+    async def label(self, path: Path, context: str) -> None:
+        self.labels[str(path)] = context
+
+    async def relabel(self, source: Path, context: str) -> None:
+        self.relabelled[str(source)] = context

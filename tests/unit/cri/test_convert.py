@@ -9,7 +9,13 @@ import pytest
 from noderuntime.cri import answers, convert
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.errors import InvalidArgumentError
-from noderuntime.policy.model import NamespaceMode, ProfileType, Propagation, SecurityProfileRef
+from noderuntime.policy.model import (
+    NamespaceMode,
+    ProfileType,
+    Propagation,
+    SecurityProfileRef,
+    SelinuxOptions,
+)
 from tests.fakes.kubelet_requests import kubelets_container, kubelets_sandbox
 
 if TYPE_CHECKING:
@@ -79,7 +85,7 @@ SANDBOX_REFUSALS: list[tuple[str, Callable[[Sandbox], object]]] = [
     ("linux.sysctls", lambda c: c.linux.sysctls.update({"net/../kernel.panic": "1"})),
     ("linux.sysctls[a.b]", lambda c: c.linux.sysctls.update({"a.b": "1\n2"})),
     ("linux.resources.cpu_shares", lambda c: setattr(c.linux.resources, "cpu_shares", -1)),
-    ("selinux_options.level", lambda c: setattr(security(c).selinux_options, "level", "s0")),
+    ("selinux_options.level", lambda c: setattr(security(c).selinux_options, "level", "s0:x")),
     ("run_as_user", lambda c: setattr(security(c).run_as_user, "value", -1)),
     ("supplemental_groups", lambda c: security(c).supplemental_groups.append(2**32)),
     ("supplemental_groups_policy", lambda c: setattr(security(c), "supplemental_groups_policy", 2)),
@@ -233,7 +239,9 @@ CONTAINER_REFUSALS: list[tuple[str, Callable[[Container], object]]] = [
     ("apparmor_profile", lambda c: _old_apparmor(confinement(c), "x")),
     ("apparmor_profile", lambda c: _old_apparmor(confinement(c), "localhost/")),
     ("apparmor_profile", lambda c: _old_apparmor(confinement(c), "localhost/a\tb")),
-    ("selinux_options.type", lambda c: setattr(confinement(c).selinux_options, "type", "x_t")),
+    ("selinux_options.type", lambda c: setattr(confinement(c).selinux_options, "type", "x:t")),
+    ("selinux_options.user", lambda c: setattr(confinement(c).selinux_options, "user", "a b")),
+    ("selinux_options.level", lambda c: setattr(confinement(c).selinux_options, "level", "0:c1")),
     ("readonly_paths[1]", lambda c: confinement(c).readonly_paths.append("proc")),
     ("run_as_group", lambda c: _group_alone(confinement(c))),
 ]
@@ -269,6 +277,17 @@ def test_a_container_is_refused_by_the_name_of_its_field(
         convert.container_config(config)
     assert field in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+def test_selinux_options_are_taken_as_they_are_and_none_is_none() -> None:
+    sandbox, container = kubelets_sandbox(), kubelets_container()
+    assert convert.container_config(container).security.selinux is None
+    security(sandbox).selinux_options.level = "s0-s15:c0.c1023,c7"
+    confinement(container).selinux_options.type = "web_t"
+    found = convert.sandbox_config(sandbox).selinux
+    assert found == SelinuxOptions(level="s0-s15:c0.c1023,c7")
+    asked = convert.container_config(container).security.selinux
+    assert asked == SelinuxOptions(type="web_t")
 
 
 LOCALHOST_X = SecurityProfileRef(type=ProfileType.LOCALHOST, localhost_ref="x")
