@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cluster/bin:$(PATH):/usr/local/go/bin
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv packages programs up down check test root soak e2e conformance bench image generate clean \
+.PHONY: help venv packages programs up down check test root soak e2e conformance test-kernels bench image generate clean \
 	check-format check-lint check-mypy check-pyright check-imports check-generated check-unit
 
 help: ## this list
@@ -42,6 +42,9 @@ soak: venv packages ## an hour of Pods that come and go under random faults; mak
 
 e2e: venv ## tests on the real cluster, which is made if it is not up
 	@$(PYTEST) e2e
+
+test-kernels: venv ## those that boot a second Linux: cgroup v2 with systemd, AppArmor, SELinux, power loss
+	@$(PYTEST) e2e/kernels
 
 bench: venv packages ## side by side with containerd: writes docs/performance.md; make bench ARGS=--short takes two minutes
 	$(PY) -m e2e.performance $(ARGS)

@@ -206,7 +206,8 @@ def _start(
             stdout=out,
             stderr=out,
             cwd=folder,
-            env=layout.environment() | {"TMPDIR": str(folder)},
+            # Without the cluster's marker: a guest is no part of it, and `down` leaves it alone.
+            env=os.environ | {"TMPDIR": str(folder)},
             start_new_session=True,
         )
     return Guest(share, process, console)

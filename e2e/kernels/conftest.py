@@ -14,7 +14,7 @@ from e2e.kernels.boot import Guest, Machine, kernel
 collect_ignore = [] if Path("/share/up").exists() else ["inside"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def guest(layout: Layout) -> Iterator[Guest]:
     """A guest with systemd, cgroup v2 and AppArmor that tests share; each leaves it as it was."""
     with kernel(layout, Machine(lsm="apparmor")) as booted:

@@ -1,4 +1,7 @@
-"""The runtime on cgroup v2 under systemd, and user namespaces there: in a guest that is shared."""
+"""The runtime on cgroup v2 under systemd, and user namespaces there: in a guest that is shared.
+
+Of the tests in ``tests/root``, which run on this machine's own kernel as well, a few are enough.
+"""
 
 from __future__ import annotations
 
@@ -17,5 +20,11 @@ def test_limits_oom_and_stats_hold_under_systemd(guest: Guest) -> None:
 
 @pytest.mark.timeout(LIMIT_S)
 def test_user_namespaces_with_mapped_mounts_work(guest: Guest) -> None:
-    words = "nobody_outside or given_up or mapped_volume or image_and_what"
+    words = "nobody_outside or mapped_volume or image_and_what"
     run_inside(guest, "tests/root/test_engine_userns.py", "-k", words, limit_s=LIMIT_S)
+
+
+@pytest.mark.timeout(LIMIT_S)
+def test_limits_and_metrics_of_the_engine_are_right_on_v2(guest: Guest) -> None:
+    words = "in_place or metrics or rotated"
+    run_inside(guest, "tests/root/test_engine_resources.py", "-k", words, limit_s=LIMIT_S)

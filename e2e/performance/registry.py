@@ -114,8 +114,9 @@ def _find(path: str, layouts: dict[str, Path]) -> tuple[str, str, bytes] | None:
             if not path.startswith(prefix):
                 continue
             digest = path.removeprefix(prefix)
-            if digest == TAG:
-                digest = json.loads((layout / "index.json").read_bytes())["manifests"][0]["digest"]
+            named = json.loads((layout / "index.json").read_bytes())["manifests"][0]
+            if digest == named["annotations"]["org.opencontainers.image.ref.name"]:
+                digest = named["digest"]
             file = oci.blob_path(layout, digest)
             if file.is_file():
                 media = oci.MANIFEST if kind == "manifests" else "application/octet-stream"

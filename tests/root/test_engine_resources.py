@@ -125,7 +125,7 @@ async def test_metrics_tell_what_a_real_container_uses(node: RealNode, engine: E
         assert time.monotonic() < until
         await asyncio.sleep(0.05)
     cgroup = container.cgroup
-    assert cgroup.id.endswith(container_id)
+    assert container_id in cgroup.id  # under systemd it is part of a name
     assert cgroup.memory_usage_bytes > 0
     assert (cgroup.processes.processes, cgroup.threads) == (1, 1)
     assert cgroup.processes.files >= 3

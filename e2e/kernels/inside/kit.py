@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from e2e.cluster.image import oci
+from e2e.cluster.image.layer import write_layer
 from e2e.performance.cri import Client
-from e2e.performance.registry import BUSYBOX, TAG, Registry, write_images
+from e2e.performance.registry import Registry
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
-BUSYBOX_PROGRAM: Final = Path("/usr/bin/busybox")
+IMAGE: Final = "e2e-test-images/busybox"  # as the conformance suite calls it
+TAG: Final = "1.29-2"
+MIRRORED: Final = "registry.k8s.io"
 UNIT: Final = "noderuntime.service"
 UNITS: Final = Path("/run/systemd/system")
 HANDLERS: Final = {"crun": "/usr/bin/crun", "runc": "/usr/sbin/runc"}
@@ -205,12 +209,12 @@ def served() -> Iterator[str]:
     """The runtime as its unit of ``deploy/`` runs it; gives the name of an image to pull."""
     folder = Path(tempfile.mkdtemp(prefix="nr-guest-", dir="/var/lib"))
     folder.chmod(0o711)
-    registry = Registry(write_images(folder, BUSYBOX_PROGRAM))
+    registry = Registry({IMAGE: write_image(folder)})
     try:
         _write_config(folder, registry.address)
         systemctl("daemon-reload")
         systemctl("start", UNIT)
-        yield f"{registry.address}/{BUSYBOX}:{TAG}"
+        yield f"{MIRRORED}/{IMAGE}:{TAG}"
         systemctl("stop", UNIT)
     except BaseException as error:
         error.add_note(run("journalctl", "--unit", UNIT, "--no-pager", "--lines=60"))
@@ -225,8 +229,25 @@ def served() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+def write_image(folder: Path) -> Path:
+    """An OCI layout with busybox and its applets."""
+    root = folder / "busybox"
+    (root / "bin").mkdir(parents=True)
+    for name in ("etc", "proc", "sys", "dev", "tmp"):
+        (root / name).mkdir()
+    shutil.copy("/usr/bin/busybox", root / "bin")
+    for applet in run("/usr/bin/busybox", "--list").split():
+        if applet != "busybox":
+            (root / "bin" / applet).symlink_to("busybox")
+    layer = write_layer(root, folder / "busybox.tar.gz")
+    config = oci.Config(command=("/bin/sh",), environment=("PATH=/bin",))
+    layout = folder / "layout"
+    oci.write_layout(layout, TAG, [layer], config)
+    return layout
+
+
 def _write_config(folder: Path, registry: str) -> None:
-    place = folder / "certs.d" / registry
+    place = folder / "certs.d" / MIRRORED
     place.mkdir(parents=True)
     (place / "hosts.toml").write_text(
         f'[host."http://{registry}"]\ncapabilities = ["pull", "resolve"]\n'
