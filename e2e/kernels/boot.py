@@ -148,18 +148,23 @@ class Guest:
 
 
 def _is_group_alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """Whether a process of the group runs; one that only waits to be collected does not."""
+    for pid in processes.all_pids():
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_bytes()
+        except OSError:
+            continue
+        state, _, found = stat.rpartition(b")")[2].split()[:3]
+        if int(found) == group and state not in {b"Z", b"X"}:
+            return True
+    return False
 
 
 @contextmanager
 def kernel(layout: Layout, machine: Machine = Machine()) -> Iterator[Guest]:
     """A guest that has booted; at the end its power is cut and nothing of it is left."""
     program, disk = lane.kernel(layout), image.image(layout)
-    folder = Path(tempfile.mkdtemp(prefix="nr-kernel-", dir=fast_folder()))
+    folder = _folder()
     guest = None
     try:
         guest = _start(layout, machine, program, disk, folder)
@@ -169,6 +174,16 @@ def kernel(layout: Layout, machine: Machine = Machine()) -> Iterator[Guest]:
         if guest is not None:
             guest.cut_power()
         shutil.rmtree(folder)
+
+
+def _folder() -> Path:
+    """A folder of this process's own; those of processes that were killed are removed."""
+    place = fast_folder()
+    for old in place.glob("nr-kernel-*-*"):
+        owner = int(old.name.split("-")[2])
+        if not processes.start_time(owner):
+            shutil.rmtree(old)
+    return Path(tempfile.mkdtemp(prefix=f"nr-kernel-{os.getpid()}-", dir=place))
 
 
 def fast_folder() -> Path:
@@ -186,6 +201,7 @@ def _start(
     share = folder / "share"
     share.mkdir()
     argv = [
+        *("setpriv", "--pdeathsig", "KILL"),  # a guest does not outlive who has started it
         str(program.program),
         *(f"mem={MEMORY}", "seccomp=on", "quiet", f"uml_dir={folder}/uml", "umid=guest"),
         *(f"ubd0={folder}/root.cow,{disk}", "root=/dev/ubda", "rw"),

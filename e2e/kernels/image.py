@@ -51,8 +51,10 @@ def image(layout: Layout, tell: Callable[[str], None] = print) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     for old in place.glob("guest-*.img"):
         old.unlink()
-    with debian.borrowed(layout, State(place / "state.json"), _TOOLS):
+    state = State(place / "state.json")
+    with debian.borrowed(layout, state, _TOOLS):
         _make(layout, place / ".root", disk)
+    state.remove()
     return disk
 
 
@@ -86,7 +88,8 @@ def _make(layout: Layout, root: Path, disk: Path) -> None:
     argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", str(root), str(beside)]
     processes.run(argv, layout, timeout_s=_BUILD_S)
     beside.replace(disk)
-    sources.unlink()
+    for beside in (sources, root.with_name(f"{root.name}.lock")):
+        beside.unlink()
     shutil.rmtree(root)
 
 

@@ -7,6 +7,7 @@ checked by e2fsck and then started from in one new boot.
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ FREE = "free"
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="nr-power-", dir=fast_folder()) as name:
+    with tempfile.TemporaryDirectory(prefix=f"nr-kernel-{os.getpid()}-", dir=fast_folder()) as name:
         yield Path(name)
 
 

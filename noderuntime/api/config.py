@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from noderuntime.errors import ConfigError
 
@@ -18,13 +18,17 @@ class HandlerConfig(_Section):
     """A handler of the node's own, without a profile."""
 
     oci_runtime: Path = Path("/usr/bin/crun")
+    cni_conf_dir: Path | None = None  # a network of its own; None is cni.conf_dir
 
 
 class CniConfig(_Section):
-    """Where CNI's configuration and plugins are."""
+    """Where CNI's configuration and plugins are, and the bridge for when there is no configuration."""
 
     conf_dir: Path = Path("/etc/cni/net.d")
     bin_dirs: tuple[Path, ...] = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
+    bridge: str = Field(default="noderuntime0", pattern=r"^[a-z][a-z0-9_]{0,14}$")
+    # At most one of IPv4 and one of IPv6; none at all switches the bridge off.
+    bridge_subnets: tuple[str, ...] = ("10.88.0.0/16", "fd6e:6f64:6572:88::/64")
 
 
 class ImagesConfig(_Section):

@@ -85,6 +85,19 @@ class Engine(ApiModel):
     oci_runtime: Literal["crun", "runc"] = Field(
         default="crun", description="The OCI runtime on the node."
     )
+    cni_conf_dir: str = Field(
+        default="",
+        pattern=r"^(/[^/]+)*$",
+        max_length=4096,
+        description="A folder of CNI configurations on the node, for a network of this handler's own, "
+        "such as `/etc/cni/restricted.d`. Left out, its Pods are on the node's network.",
+        json_schema_extra=rules(
+            (
+                "!self.split('/').exists(p, p == '.' || p == '..')",
+                "must not hold the parts . and ..",
+            ),
+        ),
+    )
 
 
 class ProfileRef(ApiModel):

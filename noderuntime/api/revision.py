@@ -30,6 +30,7 @@ class RevisionHandler(ApiModel):
     name: str
     node_runtime: str
     oci_runtime: Literal["crun", "runc"] = "crun"
+    cni_conf_dir: str = Field(default="", pattern=r"^(/[^/]+)*$")  # "" is the node's network
     profile: RevisionProfile
     allowed_registries: tuple[str, ...] = ()  # empty allows every one
     resources: ResourceRules = ResourceRules()

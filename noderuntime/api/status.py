@@ -91,7 +91,10 @@ class SecurityProfileStatus(ApiModel):
         default=-1, description="The `.metadata.generation` that this status describes."
     )
     conditions: tuple[Condition, ...] = Field(
-        default=(), max_length=16, description="Ready.", json_schema_extra=keyed("type")
+        default=(),
+        max_length=16,
+        description="Ready and Stalled.",
+        json_schema_extra=keyed("type"),
     )
     used_by: tuple[str, ...] = Field(
         default=(),

@@ -21,7 +21,9 @@ from noderuntime.host.portforward import NetnsPortForward
 from noderuntime.host.ports import CgroupDriver
 from noderuntime.host.selinux import KernelSelinux
 from noderuntime.images.store import ImageStore
+from noderuntime.network.bridge import bridge_network
 from noderuntime.network.cni import CniNetwork
+from noderuntime.network.pods import PodNetwork
 
 if TYPE_CHECKING:
     from noderuntime.api.config import Config
@@ -47,11 +49,19 @@ def parts_of(config: Config) -> Parts:
         monitor=Conmon(monitor_program(), config.run_dir / "containers", config.run_dir / "exits"),
         exec=RuntimeExec(),
         port_forward=NetnsPortForward(),
-        # Attachments outlive a reboot, as the addresses that plugins hand out do.
-        network=CniNetwork(config.cni.conf_dir, config.cni.bin_dirs, config.state_dir / "network"),
+        network=_network_of(config),
         images=ImageStore(config.state_dir, config.images.hosts_dir),
         apparmor=KernelAppArmor(),
         selinux=KernelSelinux(),
+    )
+
+
+def _network_of(config: Config) -> PodNetwork:
+    # CNI attachments outlive a reboot, as the addresses that plugins hand out do.
+    state_dir = config.state_dir / "network"
+    return PodNetwork(
+        CniNetwork(config.cni.conf_dir, config.cni.bin_dirs, state_dir),
+        bridge_network(config.cni.bridge, config.cni.bridge_subnets, owner=str(state_dir)),
     )
 
 

@@ -76,6 +76,7 @@ def info(node: NodeStatus, config: Config, driver: CgroupDriver, pod_cidr: str) 
         "machine": platform.machine(),
         "cgroupDriver": driver.value,
         "podCIDR": pod_cidr,
+        "network": node.network,
     }
     return {
         INFO_KEY: node_info(node),

@@ -72,6 +72,7 @@ class NodeStatus:
     revision: str  # the digest that is served, "" where there is none
     revision_error: str  # why the declared revision is not served, "" when it is
     stale_containers: tuple[str, ...]  # "namespace/pod/container" that run under an older revision
+    network: str = ""  # what attaches Pods now, for people
     revision_handlers: tuple[str, ...] = ()  # of ``handlers``, those that the revision declares
     withheld: tuple[Withheld, ...] = ()  # handlers of the revision that this node cannot offer
 
@@ -283,6 +284,7 @@ class Engine:
                 for name in handlers.names()
             ),
             network_not_ready=self._node.parts.network.not_ready_because(),
+            network=self._node.parts.network.served_by(),
             revision=handlers.revision,
             revision_error=handlers.error,
             stale_containers=self._stale(),

@@ -39,6 +39,7 @@ class Handler:
 
     name: str
     oci_runtime: Path
+    cni_conf_dir: Path | None = None  # a network of its own
     rules: HandlerRules | None = None
     revision: str = ""
 
@@ -51,7 +52,7 @@ class HandlerTable:
         self._path = config.revision
         self._offers = offers
         self._own: Mapping[str, Handler] = {
-            name: Handler(name=name, oci_runtime=own.oci_runtime)
+            name: Handler(name=name, oci_runtime=own.oci_runtime, cni_conf_dir=own.cni_conf_dir)
             for name, own in config.handlers.items()
         }
         if config.default_handler not in self._own:
@@ -205,6 +206,7 @@ class HandlerTable:
             handlers[declared.name] = Handler(
                 name=declared.name,
                 oci_runtime=self._program(declared),
+                cni_conf_dir=Path(declared.cni_conf_dir) if declared.cni_conf_dir else None,
                 rules=rules_of(declared, revision.digest),
                 revision=revision.digest,
             )

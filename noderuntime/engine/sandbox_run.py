@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from noderuntime.engine import admission
@@ -62,6 +63,7 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             handler=handler,
             revision=served.revision,
             oci_runtime=str(served.oci_runtime),
+            cni_conf_dir=str(served.cni_conf_dir or ""),
             state=SandboxState.READY,
             created_at_ns=node.now_ns(),
             selinux_level=level,
@@ -79,6 +81,7 @@ def attachment_of(node: Node, record: SandboxRecord) -> Attachment | None:
         netns=node.paths.namespaces(record.id) / "net",
         pod=record.config.pod,
         port_mappings=record.config.port_mappings,
+        cni_conf_dir=Path(record.cni_conf_dir) if record.cni_conf_dir else None,
     )
 
 

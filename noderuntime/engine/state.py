@@ -42,6 +42,7 @@ class SandboxRecord:
     oci_runtime: str  # the program, kept so that a later revision does not change a running sandbox
     state: SandboxState
     created_at_ns: int
+    cni_conf_dir: str = ""  # the handler's own network, "" for the node's
     addresses: tuple[str, ...] = ()
     selinux_level: str = ""  # of the Pod's processes and files; "" without SELinux
     released: bool = False  # network detached and namespaces gone: a stop has nothing left to do

@@ -1,47 +1,32 @@
 """Pods on a CNI network: ADD, DEL, CHECK, STATUS and GC of the chain in ``conf_dir``.
 
-What an ADD was given and what it returned is on disk (``state_dir/network/ID.json``) before the
-first plugin runs and after the last, so that the DEL gets the same configuration and result, also
-after a restart and also when the network's file changed meanwhile. The engine never runs two verbs
+What an ADD was given and what it returned is on disk (``records``), for its DEL. A handler may have
+a folder of its own in place of ``conf_dir``: the attachment names it. The engine never runs two verbs
 for one sandbox at once. Source: CNI spec 1.1, sections 3 and 4.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import json
 import logging
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
 
 from noderuntime.errors import HostError, InvalidArgumentError, NetworkError
-from noderuntime.host import durable
 from noderuntime.host.threads import in_pool
 from noderuntime.network import conflist, leases
 from noderuntime.network.conflist import Document, NetworkList
 from noderuntime.network.plugin import Call, Plugins
 from noderuntime.network.ports import Attachment
+from noderuntime.network.records import Cached, CorruptedError, Records
 
 _log = logging.getLogger(__name__)
 
 INTERFACE: Final = "eth0"
 _STATUS_TIMEOUT_S: Final = 10.0
-_CACHE_LIMIT_BYTES: Final = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Cached:
-    """One attachment as it is on disk; ``result`` is None until the ADD was through."""
-
-    network: NetworkList
-    result: Document | None
-    netns: str
-    arguments: str
-    capabilities: Document
 
 
 class CniNetwork:
@@ -50,10 +35,24 @@ class CniNetwork:
     def __init__(self, conf_dir: Path, bin_dirs: Sequence[Path], state_dir: Path) -> None:
         """``state_dir``: where the attachments are kept; made if missing."""
         self._conf_dir = conf_dir
-        self._state_dir = state_dir
+        self._records = Records(state_dir)
         self._plugins = Plugins(bin_dirs)
         self._status_error = ""
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def is_configured(self) -> bool:
+        """Tell whether there is a configuration, be it a good one or not."""
+        try:
+            return bool(conflist.files_in(self._conf_dir))
+        except NetworkError:  # one that cannot be read is not none
+            return True
+
+    def served_by(self) -> str:
+        """Return what attaches Pods now, for people."""
+        try:
+            network = conflist.load(self._conf_dir)
+        except NetworkError as error:
+            return f"nothing: {error}"
+        return f"CNI network {network.name} ({network.source})"
 
     def not_ready_because(self) -> str:
         """Return why no Pod can be attached now, or "" when one can."""
@@ -67,7 +66,10 @@ class CniNetwork:
 
     async def check_status(self) -> None:
         """Ask the plugins (STATUS, spec 1.1); ``not_ready_because`` tells their answer."""
-        self._status_error = ""
+        self._status_error = await self._ask()
+
+    async def _ask(self) -> str:
+        """Return what a plugin says against attaching Pods, "" when none does."""
         call = Call(verb="STATUS", timeout_s=_STATUS_TIMEOUT_S)
         try:
             network = conflist.load(self._conf_dir)
@@ -75,30 +77,31 @@ class CniNetwork:
                 for plugin in network.plugins:
                     await self._plugins.run(str(plugin["type"]), call, _config(network, plugin, {}))
         except NetworkError as error:
-            self._status_error = str(error)
+            return str(error)
+        return ""
 
     async def attach(self, attachment: Attachment) -> tuple[str, ...]:
         """ADD; a failed or cancelled one is followed by its DEL. Raises NetworkError."""
-        network = conflist.load(self._conf_dir)
-        cached = _Cached(
+        network = conflist.load(attachment.cni_conf_dir or self._conf_dir)
+        cached = Cached(
             network=network,
             result=None,
             netns=str(attachment.netns),
             arguments=_arguments(attachment),
             capabilities={"portMappings": _port_mappings(attachment)},
         )
-        await self._remember(attachment.sandbox_id, cached)
+        await self._records.remember(attachment.sandbox_id, cached)
         try:
             result = await self._add(attachment.sandbox_id, cached)
             addresses = addresses_of(result)
-            await self._remember(attachment.sandbox_id, _with_result(cached, result))
+            await self._records.remember(attachment.sandbox_id, replace(cached, result=result))
         except BaseException as error:
             try:
                 await self._delete(attachment.sandbox_id, cached)
             except NetworkError as cleanup:
                 error.add_note(f"and while cleaning up: {cleanup}")
             else:
-                await durable.remove_async(self._file(attachment.sandbox_id))
+                await self._records.forget(attachment.sandbox_id)
             raise
         return addresses
 
@@ -119,7 +122,7 @@ class CniNetwork:
 
     def attached(self) -> tuple[str, ...]:
         """Return the IDs of all sandboxes that hold, or may hold, something of the network."""
-        return tuple(sorted(file.stem for file in self._state_dir.glob("*.json")))
+        return self._records.ids()
 
     async def collect(self, sandbox_ids: Iterable[str]) -> None:
         """Forget attachments of unknown sandboxes (DEL), then GC where the plugins know it."""
@@ -145,11 +148,11 @@ class CniNetwork:
         with suppress(NetworkError):
             networks.append(conflist.load(self._conf_dir))
         for sandbox_id in self.attached():
-            cached = self._recall(sandbox_id)
-            if cached is None or cached.result is None:
-                continue
-            networks.append(cached.network)
-            with suppress(NetworkError):
+            with suppress(CorruptedError, NetworkError):
+                cached = self._records.recall(sandbox_id)
+                if cached is None or cached.result is None:
+                    continue
+                networks.append(cached.network)
                 owners |= dict.fromkeys(addresses_of(cached.result), sandbox_id)
         try:
             mended = await in_pool(leases.mend, networks, owners, INTERFACE)
@@ -160,17 +163,26 @@ class CniNetwork:
             _log.warning("a power loss had emptied leases", extra={"addresses": mended})
 
     async def _collect_garbage(self, known: set[str]) -> None:
-        with suppress(NetworkError):  # no network now: nothing to collect from
-            network = conflist.load(self._conf_dir)
-            if network.disable_gc or not conflist.version_at_least(network.version, (1, 1)):
-                return
-            valid = [{"containerID": id_, "ifname": INTERFACE} for id_ in sorted(known)]
-            for plugin in network.plugins:
-                config = {**_config(network, plugin, {}), "cni.dev/valid-attachments": valid}
-                with suppress(NetworkError):  # the others may still collect theirs
-                    await self._plugins.run(str(plugin["type"]), Call(verb="GC"), config)
+        """GC of every network that is configured, or that a Pod is on."""
+        directories = {self._conf_dir}
+        for sandbox_id in self.attached():
+            with suppress(CorruptedError):
+                cached = self._records.recall(sandbox_id)
+                directories |= set() if cached is None else {cached.conf_dir}
+        for directory in sorted(directories):
+            with suppress(NetworkError):  # no network now: nothing to collect from
+                await self._collect_garbage_of(conflist.load(directory), known)
 
-    async def _add(self, sandbox_id: str, cached: _Cached) -> Document:
+    async def _collect_garbage_of(self, network: NetworkList, known: set[str]) -> None:
+        if network.disable_gc or not conflist.version_at_least(network.version, (1, 1)):
+            return
+        valid = [{"containerID": id_, "ifname": INTERFACE} for id_ in sorted(known)]
+        for plugin in network.plugins:
+            config = {**_config(network, plugin, {}), "cni.dev/valid-attachments": valid}
+            with suppress(NetworkError):  # the others may still collect theirs
+                await self._plugins.run(str(plugin["type"]), Call(verb="GC"), config)
+
+    async def _add(self, sandbox_id: str, cached: Cached) -> Document:
         result: Document | None = None
         for plugin in cached.network.plugins:
             answer = await self._step("ADD", sandbox_id, cached, plugin, result)
@@ -184,9 +196,9 @@ class CniNetwork:
         if cached is not None:
             await self._delete(sandbox_id, cached)
         # Also where nothing is known: a kill may have left the file half written.
-        await durable.remove_async(self._file(sandbox_id))
+        await self._records.forget(sandbox_id)
 
-    async def _delete(self, sandbox_id: str, cached: _Cached) -> None:
+    async def _delete(self, sandbox_id: str, cached: Cached) -> None:
         """Run every plugin last first, also when one fails; the first error is raised."""
         first: NetworkError | None = None
         for plugin in reversed(cached.network.plugins):
@@ -204,7 +216,7 @@ class CniNetwork:
         self,
         verb: str,
         sandbox_id: str,
-        cached: _Cached,
+        cached: Cached,
         plugin: Document,
         previous: Document | None,
     ) -> Document | None:
@@ -224,7 +236,7 @@ class CniNetwork:
             config = {**config, "prevResult": previous}
         return await self._plugins.run(str(plugin["type"]), call, config)
 
-    def _unknown(self) -> _Cached | None:
+    def _unknown(self) -> Cached | None:
         """Return what a DEL is given when nothing is known but the sandbox's ID.
 
         The plugins find addresses by that ID, and interfaces go with their namespace. Where there is
@@ -234,88 +246,21 @@ class CniNetwork:
             network = conflist.load(self._conf_dir)
         except NetworkError:
             return None
-        return _Cached(network=network, result=None, netns="", arguments="", capabilities={})
+        return Cached(network=network, result=None, netns="", arguments="", capabilities={})
 
-    def _file(self, sandbox_id: str) -> Path:
-        if not sandbox_id or "/" in sandbox_id or sandbox_id.startswith("."):
-            raise InvalidArgumentError(f"sandbox ID {sandbox_id!r} is not one")
-        return self._state_dir / f"{sandbox_id}.json"
-
-    async def _remember(self, sandbox_id: str, cached: _Cached) -> None:
-        document = {
-            "network": {
-                "name": cached.network.name,
-                "version": cached.network.version,
-                "plugins": list(cached.network.plugins),
-                "disableCheck": cached.network.disable_check,
-                "disableGC": cached.network.disable_gc,
-                "source": str(cached.network.source),
-            },
-            "result": cached.result,
-            "netns": cached.netns,
-            "arguments": cached.arguments,
-            "capabilities": cached.capabilities,
-        }
-        await durable.write_async(self._file(sandbox_id), json.dumps(document).encode())
-
-    def _recall(self, sandbox_id: str) -> _Cached | None:
-        file = self._file(sandbox_id)
-        data = None if file.is_dir() else durable.read(file, limit_bytes=_CACHE_LIMIT_BYTES)
-        if data is None and not file.is_dir():
-            return None
+    def _recall(self, sandbox_id: str) -> Cached | None:
         try:
-            if data is None:
-                raise ValueError("is a folder")  # noqa: TRY301
-            return _parse_cached(json.loads(data))
-        except (ValueError, KeyError, TypeError) as error:
+            return self._records.recall(sandbox_id)
+        except CorruptedError as error:
             _log.error(
                 "an attachment is corrupted and was set aside; its pod is taken off today's network",
-                extra={"file": str(file), "error": str(error)},
+                extra={"sandbox": sandbox_id, "error": str(error)},
             )
-            _set_aside(file)
             return self._unknown()
-
-
-def _set_aside(file: Path) -> None:
-    """Keep a copy for who wants to know; the file itself stays until a DEL has succeeded."""
-    aside = file.with_name(f"{file.name}.corrupt")
-    with suppress(OSError):
-        if file.is_dir():
-            file.replace(aside)
-        else:
-            shutil.copyfile(file, aside)
 
 
 def _exists(path: str) -> bool:
     return Path(path).exists()
-
-
-def _parse_cached(document: Mapping[str, object]) -> _Cached:
-    network = cast("dict[str, object]", document["network"])
-    return _Cached(
-        network=NetworkList(
-            name=str(network["name"]),
-            version=str(network["version"]),
-            plugins=tuple(cast("list[Document]", network["plugins"])),
-            disable_check=bool(network["disableCheck"]),
-            disable_gc=bool(network["disableGC"]),
-            source=Path(str(network["source"])),
-        ),
-        result=cast("Document | None", document["result"]),
-        netns=str(document["netns"]),
-        arguments=str(document["arguments"]),
-        capabilities=cast("Document", document["capabilities"]),
-    )
-
-
-def _with_result(cached: _Cached, result: Document) -> _Cached:
-    return _Cached(
-        network=cached.network,
-        result=result,
-        netns=cached.netns,
-        arguments=cached.arguments,
-        capabilities=cached.capabilities,
-    )
 
 
 def _config(network: NetworkList, plugin: Document, capabilities: Document) -> Document:

@@ -39,14 +39,19 @@ def version_at_least(version: str, wanted: tuple[int, int]) -> bool:
     return len(parts) >= 2 and tuple(int(p) for p in parts[:2]) >= wanted
 
 
-def load(directory: Path) -> NetworkList:
-    """Load the first network by name; raises NetworkError that says what to do."""
+def files_in(directory: Path) -> list[Path]:
+    """Return the configuration files, the first by name first. Raises NetworkError."""
     try:
-        files = sorted(f for f in directory.iterdir() if f.suffix in _SUFFIXES)
+        return sorted(f for f in directory.iterdir() if f.suffix in _SUFFIXES)
     except FileNotFoundError:
-        files = []
+        return []
     except OSError as error:
         raise NetworkError(f"cannot read {directory}: {error.strerror}") from error
+
+
+def load(directory: Path) -> NetworkList:
+    """Load the first network by name; raises NetworkError that says what to do."""
+    files = files_in(directory)
     if not files:
         raise NetworkError(
             f"no CNI configuration in {directory}: install a network plugin, "

@@ -12,16 +12,20 @@ from noderuntime.policy.model import PodIdentity, PortMapping
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
-    """One sandbox's attachment to the network; its ID is the CNI container ID."""
+    """One sandbox's attachment to the network; its ID is the CNI container ID.
+
+    ``cni_conf_dir`` is the handler's own folder of CNI configurations, None for the node's.
+    """
 
     sandbox_id: str
     netns: Path
     pod: PodIdentity
     port_mappings: tuple[PortMapping, ...] = ()
+    cni_conf_dir: Path | None = None
 
 
 class Network(Protocol):
-    """CNI, as the spec 1.1 has it: the caller needs only the addresses."""
+    """CNI, as the spec 1.1 has it, or the built-in bridge: the caller needs only the addresses."""
 
     async def attach(self, attachment: Attachment) -> tuple[str, ...]:
         """ADD; returns the addresses, the primary first. A failed ADD is followed by its DEL."""
@@ -45,4 +49,8 @@ class Network(Protocol):
 
     def not_ready_because(self) -> str:
         """Return why Pods cannot be attached now (a sentence), or "" when they can."""
+        ...
+
+    def served_by(self) -> str:
+        """Return what attaches Pods now, for people."""
         ...

@@ -57,8 +57,8 @@ def judge_cdi(facts: ContainerFacts, names: Iterable[str]) -> Iterator[Denial]:
     if rules.privileged:
         return
     for name in names:
-        kind = name.partition("=")[0]
-        if name not in rules.cdi and f"{kind}=*" not in rules.cdi:
+        kind, _, device = name.partition("=")
+        if name not in rules.cdi and not (device and f"{kind}=*" in rules.cdi):
             yield facts.deny(
                 "CDI device",
                 name,

@@ -399,6 +399,7 @@ class FakeEngine(Engine):
                 HandlerInfo(name="restricted", recursive_readonly=True, user_namespaces=False),
             ),
             network_not_ready=self.network_problem,
+            network="CNI network fake",
             revision="sha256:" + "0" * 64,
             revision_error="",
             stale_containers=self.stale,

@@ -58,6 +58,7 @@ class World:
     mounts: set[str] = field(default_factory=set[str])
     cgroups: set[str] = field(default_factory=set[str])
     attachments: set[str] = field(default_factory=set[str])
+    networks: list[Path | None] = field(default_factory=list[Path | None])  # a call each
     snapshots: set[str] = field(default_factory=set[str])
     processes: dict[str, str] = field(default_factory=dict[str, str])  # ID -> created, running
     monitors: set[str] = field(default_factory=set[str])
@@ -383,11 +384,13 @@ class FakeNetwork:
     async def attach(self, attachment: Attachment) -> tuple[str, ...]:
         self._world.call("network.attach")
         self._world.attachments.add(attachment.sandbox_id)
+        self._world.networks.append(attachment.cni_conf_dir)
         return ("10.0.0.7",)
 
     async def detach(self, attachment: Attachment) -> None:
         self._world.call("network.detach")
         self._world.attachments.discard(attachment.sandbox_id)
+        self._world.networks.append(attachment.cni_conf_dir)
 
     def attached(self) -> tuple[str, ...]:
         return tuple(sorted(self._world.attachments))
@@ -398,6 +401,9 @@ class FakeNetwork:
 
     async def check_status(self) -> None:
         self._world.call("network.check_status")
+
+    def served_by(self) -> str:
+        return "a fake network"
 
     def not_ready_because(self) -> str:
         return ""
@@ -484,10 +490,12 @@ def config_of(world: World, **changes: object) -> Config:
     return Config.model_validate(settings)
 
 
-def new_engine(world: World, *, faults: Faults | None = None, boot_id: str = "boot-1") -> Engine:
+def new_engine(
+    world: World, *, faults: Faults | None = None, boot_id: str = "boot-1", **settings: object
+) -> Engine:
     """Return an engine on the world; a second one on the same world is the next process."""
     parts = Parts(
-        config=config_of(world),
+        config=config_of(world, **settings),
         namespaces=FakeNamespaces(world),
         inits=FakeInits(world),
         mounts=FakeMounts(world),

@@ -50,6 +50,9 @@ class FakeNetwork:
     def not_ready_because(self) -> str:
         return self.not_ready
 
+    def served_by(self) -> str:
+        return "a fake network"
+
     def census(self) -> frozenset[str]:
         """Return everything that exists."""
         return frozenset(f"attachment {sandbox_id}" for sandbox_id in self.attachments)

@@ -59,6 +59,10 @@ class RealNode:
         return f"nre{self.token}"
 
     @property
+    def bridge_subnet(self) -> str:
+        return f"10.{100 + int(self.token[:2], 16) % 100}.{int(self.token[2:4], 16)}.0/24"
+
+    @property
     def cgroup_parent(self) -> str:
         if KernelCgroups().driver() is CgroupDriver.SYSTEMD:
             return f"nrengine{self.token}.slice"
@@ -71,7 +75,12 @@ class RealNode:
             state_dir=self.root / "state",
             run_dir=self.root / "run",
             revision=self.root / "current",
-            cni=CniConfig(conf_dir=self.root / "cni", bin_dirs=(Path("/usr/lib/cni"),)),
+            cni=CniConfig(
+                conf_dir=self.root / "cni",
+                bin_dirs=(Path("/usr/lib/cni"),),
+                bridge=self.bridge,  # used where there is no configuration
+                bridge_subnets=(self.bridge_subnet,),
+            ),
             handlers={"crun": HandlerConfig(), "runc": HandlerConfig(oci_runtime=RUNC)},
             images=ImagesConfig(hosts_dir=self.root / "certs.d"),
         )

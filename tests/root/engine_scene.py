@@ -68,7 +68,7 @@ class Scene:
 
 
 @contextmanager
-def searchable_node(name: str) -> Iterator[RealNode]:
+def searchable_node(name: str, kind: type[RealNode] = RealNode) -> Iterator[RealNode]:
     """Make a node whose folders all may be walked through, as a user namespace needs it.
 
     Pytest's own temporary folder is closed to others.
@@ -76,7 +76,7 @@ def searchable_node(name: str) -> Iterator[RealNode]:
     root = Path(tempfile.mkdtemp(prefix=f"nr-engine-{name}-"))
     root.chmod(0o711)
     try:
-        with made_node(root) as node:
+        with made_node_of(kind, root) as node:
             yield node
     finally:
         shutil.rmtree(root)

@@ -197,3 +197,22 @@ async def test_a_failing_chain_is_undone(lab: Lab) -> None:
     await lab.network.attach(pod)
     await lab.network.collect(())
     assert lab.census() == before
+
+
+async def test_a_pod_of_a_dual_stack_network_has_both_addresses_in_the_order_of_the_network(
+    lab: Lab,
+) -> None:
+    document = json.loads((lab.root / "conf" / "10-lab.conflist").read_text())
+    ipam = document["plugins"][0]["ipam"]
+    ipam["ranges"] = [[{"subnet": "fd99:7::/64"}], [{"subnet": "10.99.7.0/24"}]]
+    ipam["routes"] = [{"dst": "::/0"}, {"dst": "0.0.0.0/0"}]
+    (lab.root / "conf" / "10-lab.conflist").write_text(json.dumps(document))
+    pod = await lab.attachment()
+    six, four = await lab.network.attach(pod)
+    assert six.startswith("fd99:7::")
+    assert four.startswith("10.99.7.")
+    for address in (six, four):  # the plugin's bridge looks for another that has its IPv6 address
+        lab.host("/bin/busybox", "ping", "-c4", "-W2", address)
+    await lab.network.check(pod)
+    await lab.network.detach(pod)
+    await lab.namespaces.remove(pod.netns.parent)

@@ -95,4 +95,4 @@ def _is_of_a_pod(name: str) -> bool:
     """Of a Pod or container: a record, an intent, a bundle, a snapshot, a lease."""
     parts = Path(name).parts
     kinds = {"sandboxes", "containers", "journal", "snapshots", "attachments"}
-    return (len(parts) > 2 and parts[1] in kinds) or (parts[0] == "leases" and len(parts) > 2)
+    return len(parts) > 2 and (parts[0] == "leases" or parts[1] in kinds)

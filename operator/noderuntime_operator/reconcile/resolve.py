@@ -1,4 +1,7 @@
-"""Each NodeRuntime with its profile, as the handler that nodes are to serve, or why it is stalled."""
+"""Each NodeRuntime with its profile, as the handler that nodes are to serve, or why it is stalled.
+
+A profile goes to nodes resolved (with what it inherits) and only if a node could compile it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from noderuntime.api.revision import RevisionHandler, RevisionProfile
+from noderuntime.api.securityprofile import SecurityProfileSpec
+from noderuntime.errors import ConfigError
+from noderuntime.policy import inherit
 from noderuntime_operator.reconcile.observed import (
     NodeRuntimeSeen,
     Observed,
@@ -32,9 +38,40 @@ class Resolution:
     stall: Stall | None = None
 
 
-def resolve(observed: Observed) -> dict[str, Resolution]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedProfile:
+    """``spec`` has all that it inherits; it is None where there is a stall."""
+
+    generation: int
+    spec: SecurityProfileSpec | None = None
+    stall: Stall | None = None
+
+
+def resolve_profiles(observed: Observed) -> dict[str, ResolvedProfile]:
+    """Resolve every SecurityProfile, by name."""
+    specs = {profile.name: profile.spec for profile in observed.profiles}
+    return {profile.name: _resolve_profile(profile, specs) for profile in observed.profiles}
+
+
+def _resolve_profile(
+    profile: ProfileSeen, specs: Mapping[str, SecurityProfileSpec | None]
+) -> ResolvedProfile:
+    if profile.spec is None:
+        text = f"this operator cannot read the spec: {profile.problem}"
+        stall = Stall(reason="InvalidSpec", message=text)
+        return ResolvedProfile(generation=profile.generation, stall=stall)
+    try:
+        spec = inherit.resolve(profile.name, specs)
+        inherit.check(profile.name, spec)
+    except ConfigError as error:
+        reason = "ProfileInvalid" if profile.spec.inherits is None else "InheritanceInvalid"
+        stall = Stall(reason=reason, message=str(error))
+        return ResolvedProfile(generation=profile.generation, stall=stall)
+    return ResolvedProfile(generation=profile.generation, spec=spec)
+
+
+def resolve(observed: Observed, profiles: Mapping[str, ResolvedProfile]) -> dict[str, Resolution]:
     """Resolve every NodeRuntime, by name."""
-    profiles = {profile.name: profile for profile in observed.profiles}
     classes = {each.name: each for each in observed.runtime_classes}
     return {
         runtime.name: _resolve_one(runtime, profiles, classes) for runtime in observed.node_runtimes
@@ -43,7 +80,7 @@ def resolve(observed: Observed) -> dict[str, Resolution]:
 
 def _resolve_one(
     runtime: NodeRuntimeSeen,
-    profiles: Mapping[str, ProfileSeen],
+    profiles: Mapping[str, ResolvedProfile],
     classes: Mapping[str, RuntimeClassSeen],
 ) -> Resolution:
     if runtime.spec is None:
@@ -59,7 +96,8 @@ def _resolve_one(
         name=runtime.spec.handler,
         node_runtime=runtime.name,
         oci_runtime=runtime.spec.engine.oci_runtime,
-        profile=RevisionProfile(name=profile.name, spec=profile.spec),
+        cni_conf_dir=runtime.spec.engine.cni_conf_dir,
+        profile=RevisionProfile(name=wanted, spec=profile.spec),
         allowed_registries=runtime.spec.images.allowed_registries,
         resources=runtime.spec.resources,
         tracing=runtime.spec.tracing,
@@ -72,11 +110,11 @@ def _resolve_one(
     )
 
 
-def _without_profile(name: str, profile: ProfileSeen | None) -> Stall:
-    if profile is None:
+def _without_profile(name: str, profile: ResolvedProfile | None) -> Stall:
+    if profile is None or profile.stall is None:
         text = f"SecurityProfile {name} does not exist; nodes keep the revision that they serve"
         return Stall(reason="ProfileNotFound", message=text)
-    text = f"this operator cannot read SecurityProfile {name}, nodes keep what they serve: {profile.problem}"
+    text = f"SecurityProfile {name} is stalled, nodes keep what they serve: {profile.stall.message}"
     return Stall(reason="ProfileInvalid", message=text)
 
 

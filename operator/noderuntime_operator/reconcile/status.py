@@ -204,20 +204,31 @@ def _profile_status(view: View, profile: ProfileSeen, now: datetime) -> dict[str
         for each in view.observed.node_runtimes
         if each.spec and each.spec.security_profile_ref.name == profile.name
     )
-    verdict = _Verdict(
-        state="Ready",
-        reason="InUse" if users else "NotUsed",
-        message=f"used by {_listed(users)}" if users else "no NodeRuntime refers to it",
+    heirs = sorted(
+        each.name
+        for each in view.observed.profiles
+        if each.spec and each.spec.inherits == profile.name
     )
-    if profile.spec is None:
-        text = f"this operator cannot read the spec: {profile.problem}"
-        verdict = _Verdict(state="Stalled", reason="InvalidSpec", message=text)
-    condition = _condition(profile.status, profile.generation, verdict, "Ready", now)
+    verdict = _profile_verdict(users, heirs)
+    stall = view.profiles[profile.name].stall
+    if stall is not None:
+        verdict = _Verdict(state="Stalled", reason=stall.reason, message=stall.message)
     status: dict[str, Any] = {
         "observedGeneration": profile.generation,
-        "conditions": [condition],
+        "conditions": [
+            _condition(profile.status, profile.generation, verdict, kind, now)
+            for kind in ("Ready", "Stalled")
+        ],
     }
     return status | ({"usedBy": users[:_MOST_USERS]} if users else {})
+
+
+def _profile_verdict(users: Sequence[str], heirs: Sequence[str]) -> _Verdict:
+    if not users and not heirs:
+        return _Verdict(state="Ready", reason="NotUsed", message="no NodeRuntime refers to it")
+    parts = [f"used by {_listed(users)}"] if users else []
+    parts += [f"inherited by {_listed(heirs)}"] if heirs else []
+    return _Verdict(state="Ready", reason="InUse", message="; ".join(parts))
 
 
 def _condition(

@@ -10,7 +10,12 @@ from noderuntime_operator.reconcile import claims as claiming
 from noderuntime_operator.reconcile.claims import Claims
 from noderuntime_operator.reconcile.names import revision_name
 from noderuntime_operator.reconcile.observed import Observed, PodSeen, StateSeen
-from noderuntime_operator.reconcile.resolve import Resolution, resolve
+from noderuntime_operator.reconcile.resolve import (
+    Resolution,
+    ResolvedProfile,
+    resolve,
+    resolve_profiles,
+)
 
 EMPTY = make_revision(())
 
@@ -20,6 +25,7 @@ class View:
     """``desired`` has the revision of each node that is to serve something, or None: it keeps its own."""
 
     observed: Observed
+    profiles: Mapping[str, ResolvedProfile]
     resolutions: Mapping[str, Resolution]
     in_use: Mapping[str, tuple[PodSeen, ...]]
     released: frozenset[str]
@@ -40,7 +46,8 @@ class View:
 
 def view_of(observed: Observed) -> View:
     """Resolve, claim, compose."""
-    resolutions = resolve(observed)
+    profiles = resolve_profiles(observed)
+    resolutions = resolve(observed, profiles)
     everyone = claiming.claim(observed.node_runtimes, observed.nodes)
     in_use = claiming.uses(observed, everyone)
     gone = claiming.released(observed, in_use)
@@ -49,6 +56,7 @@ def view_of(observed: Observed) -> View:
     states = {state.name: state for state in observed.states}
     return View(
         observed=observed,
+        profiles=profiles,
         resolutions=resolutions,
         in_use=in_use,
         released=gone,

@@ -37,6 +37,15 @@ def test_an_unknown_field_is_an_error() -> None:
         )
 
 
+@pytest.mark.parametrize("folder", ["etc/cni", "/etc/cni/", "//etc", "/"])
+def test_a_folder_of_cni_configurations_is_an_absolute_path(folder: str) -> None:
+    spec = {"handler": "a", "securityProfileRef": {"name": "b"}, "engine": {"cniConfDir": folder}}
+    with pytest.raises(ValidationError, match=r"engine\.cniConfDir"):
+        NodeRuntimeSpec.model_validate(spec)
+    spec["engine"] = {"cniConfDir": "/etc/cni/fast.d"}
+    assert NodeRuntimeSpec.model_validate(spec).engine.cni_conf_dir == "/etc/cni/fast.d"
+
+
 def test_a_digest_is_checked() -> None:
     ref = {"name": "noderuntime-aaaaaaaaaaaa", "digest": "sha256:no"}
     with pytest.raises(ValidationError, match=r"revision\.digest"):

@@ -27,6 +27,7 @@ async def test_verbose_status_tells_the_settings_and_the_program(cri: Client) ->
     assert json.loads(answer.info["config"])["handlers"]["crun"]["oci_runtime"] == "/usr/bin/crun"
     runtime = json.loads(answer.info["runtime"])
     assert (runtime["cgroupDriver"], runtime["podCIDR"]) == ("CGROUPFS", "10.244.0.0/24,fd00::/64")
+    assert runtime["network"] == "CNI network fake"
     assert not (await cri.call("Status")).info
 
 

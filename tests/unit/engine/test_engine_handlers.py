@@ -149,6 +149,17 @@ def test_a_handlers_program_is_the_nodes_when_it_has_one_of_that_name(tmp_path: 
     assert table.programs() == (Path("/opt/crun"),)
 
 
+def test_a_handler_has_the_network_that_the_node_or_the_revision_gives_it(tmp_path: Path) -> None:
+    own = {"crun": HandlerConfig(), "lab": HandlerConfig(cni_conf_dir=Path("/etc/cni/lab.d"))}
+    config = config_of(new_world(tmp_path), handlers=own)
+    named = declared("fast").model_copy(update={"cni_conf_dir": "/etc/cni/fast.d"})
+    write(config.revision, make_revision((declared(), named)))
+    table = HandlerTable(config)
+    assert table.get("crun").cni_conf_dir is table.get("restricted").cni_conf_dir is None
+    assert table.get("lab").cni_conf_dir == Path("/etc/cni/lab.d")
+    assert table.get("fast").cni_conf_dir == Path("/etc/cni/fast.d")
+
+
 async def test_a_revision_is_seen_when_it_is_renamed_into_place(
     table: HandlerTable, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from noderuntime.api.config import HandlerConfig
 from noderuntime.engine import network
 from noderuntime.engine.engine import Engine
 from noderuntime.engine.sandbox_files import resolv_conf
@@ -55,6 +56,20 @@ async def test_a_pod_with_the_nodes_namespaces_gets_none_of_its_own(
     assert engine.sandbox(sandbox_id).addresses == ()
     await engine.stop_sandbox(sandbox_id)
     assert "network.detach" not in world.calls
+
+
+async def test_a_handlers_own_network_has_its_pods_until_they_are_gone(world: World) -> None:
+    own = Path("/etc/cni/lab.d")
+    handlers = {"crun": HandlerConfig(), "lab": HandlerConfig(cni_conf_dir=own)}
+    engine = new_engine(world, handlers=handlers)
+    await engine.recover()
+    sandbox_id = await engine.run_sandbox(sandbox_config(), "lab")
+    await engine.run_sandbox(sandbox_config(attempt=1), "crun")
+    await engine.close()
+    again = new_engine(world)  # where the handler has no network of its own any more
+    await again.recover()
+    await again.stop_sandbox(sandbox_id)
+    assert world.networks == [own, None, own]
 
 
 async def test_the_same_pod_and_attempt_is_one_sandbox_when_it_is_asked_for_again(

@@ -12,6 +12,7 @@ from noderuntime.policy.model import (
     ContainerConfig,
     Device,
     HostFacts,
+    IdMapping,
     ImageFacts,
     Mount,
     NamespaceMode,
@@ -22,6 +23,7 @@ from noderuntime.policy.model import (
     Resources,
     SandboxConfig,
     SecurityProfileRef,
+    UserNamespace,
 )
 from tests.unit.policy.factories import KUBELET, container, image, sandbox, security
 
@@ -43,7 +45,11 @@ REFERENCES = (
     "registry.example.com/team/x:1",
     "registry.example.com.evil.org/x",
     "localhost:5000/x",
+    "registry.example.com/team/x@sha256:" + "a" * 64,
 )
+DIGEST = "registry.example.com/team/x@sha256:" + "a" * 64
+DEVICES = ("/dev/dri", "/dev/dri/card0", "/dev/fuse")
+SECTIONS = ("privileged", "capabilities", "seccomp", "hostPaths", "devices", "resources", "images")
 REGISTRIES = ("docker.io", "registry.example.com/team", "localhost:5000")
 CPU = ("5m", "500m", "2")
 MEMORY = ("64Mi", "1Gi")
@@ -57,15 +63,51 @@ amounts = st.fixed_dictionaries(
     {}, optional={"cpu": st.sampled_from(CPU), "memory": st.sampled_from(MEMORY)}
 )
 names = some(SYSCALLS).map(lambda found: [{"names": found}] if found else [])
+ranges = st.lists(
+    st.sampled_from([{"min": 0, "max": 9}, {"min": 5, "max": 2000}]), unique_by=lambda r: r["min"]
+)
 profiles: st.SearchStrategy[Document] = st.fixed_dictionaries(
     {
         "mode": st.sampled_from(["Enforce", "Enforce", "Audit"]),
+        "auditSections": some(SECTIONS).map(lambda found: found[:1]),
+        "userNamespace": st.sampled_from(["Optional", "Optional", "Required", "Deny"]),
+        "procMount": st.sampled_from(["Default", "UnmaskedAllowed"]),
+        "maskedPaths": some(("/etc/a", "/proc/b")),
+        "readonlyPaths": some(("/etc/a", "/proc/b")),
+        "devices": st.fixed_dictionaries(
+            {
+                "allow": st.lists(
+                    st.fixed_dictionaries(
+                        {
+                            "path": st.sampled_from(DEVICES),
+                            "permissions": st.sampled_from(["r", "rw", "rwm"]),
+                        }
+                    ),
+                    unique_by=lambda device: device["path"],
+                )
+            }
+        ),
+        "ulimits": st.sampled_from([[], [{"name": "nofile", "soft": 9, "hard": 99}]]),
+        "resources": st.fixed_dictionaries(
+            {
+                "pids": st.sampled_from([None, 50]),
+                "cpu": st.fixed_dictionaries({}, optional={"max": st.sampled_from(CPU)}),
+                "memory": st.fixed_dictionaries({}, optional={"max": st.sampled_from(MEMORY)}),
+                "hugepages": st.sampled_from([None, {}, {"2Mi": "4Mi"}, {"2Mi": "8Mi"}]),
+                "shm": st.fixed_dictionaries({}, optional={"max": st.sampled_from(MEMORY)}),
+            }
+        ),
+        "images": st.fixed_dictionaries(
+            {"allowedRegistries": some(REGISTRIES), "requireDigest": st.booleans()}
+        ),
         "privileged": st.sampled_from(["Allow", "Deny"]),
         "hostNamespaces": some(("PID", "IPC", "Network")),
         "runAs": st.fixed_dictionaries(
             {
                 "nonRoot": st.booleans(),
-                "users": st.lists(st.sampled_from([{"min": 0, "max": 9}, {"min": 5, "max": 2000}])),
+                "users": ranges,
+                "groups": ranges,
+                "supplementalGroups": ranges,
             }
         ),
         "noNewPrivileges": st.sampled_from(["Required", "Optional"]),
@@ -78,7 +120,13 @@ profiles: st.SearchStrategy[Document] = st.fixed_dictionaries(
         ),
         "sysctls": st.fixed_dictionaries({"allow": some(("net.core.somaxconn", "kernel.sem"))}),
         "hostPaths": st.lists(
-            st.fixed_dictionaries({"path": st.sampled_from(PATHS[:4]), "readOnly": st.booleans()})
+            st.fixed_dictionaries(
+                {
+                    "path": st.sampled_from(PATHS[:4]),
+                    "readOnly": st.booleans(),
+                    "propagation": some(("HostToContainer", "Bidirectional")),
+                }
+            )
         ),
     }
 )
@@ -108,6 +156,15 @@ _resources = st.builds(
     cpu_period_us=st.sampled_from([0, 100_000, 50_000]),
     memory_limit_bytes=st.sampled_from([-1, 0, 64 << 20, 1 << 30, 2 << 30]),
     memory_swap_limit_bytes=st.sampled_from([-1, 0, 1, 3 << 30]),
+    hugepage_limits_bytes=st.sampled_from([{}, {}, {"2MB": 6 << 20}, {"1GB": 1 << 30}]),
+)
+_mapping = IdMapping(container_id=0, host_id=100_000, length=100_000)
+_users = UserNamespace(uids=_mapping, gids=_mapping)
+_devices = st.builds(
+    Device,
+    container_path=st.just("/dev/a"),
+    host_path=st.sampled_from((*DEVICES, "/dev/sda")),
+    permissions=st.sampled_from(["r", "rw", "rwm"]),
 )
 _seccomp = st.builds(SecurityProfileRef, type=st.sampled_from(ProfileType))
 
@@ -118,6 +175,8 @@ def requests(draw: st.DrawFn) -> Request:
     plain = draw(st.booleans())
     privileged = not plain and draw(st.booleans())
     namespaces = Namespaces() if plain else draw(_namespaces)
+    if draw(st.booleans()) and namespaces == Namespaces():
+        namespaces = Namespaces(user=_users)
     asks = security(
         capabilities_add=tuple(draw(some((*CAPABILITIES, "ALL")))) if not plain else (),
         capabilities_drop=tuple(draw(some((*CAPABILITIES, "ALL")))),
@@ -129,12 +188,11 @@ def requests(draw: st.DrawFn) -> Request:
     )
     if not plain and draw(st.booleans()):
         asks = replace(asks, masked_paths=())
-    device = Device(container_path="/dev/a", host_path="/dev/a", permissions="rwm")
     asked = container(
         asks,
         image_reference=draw(st.sampled_from(REFERENCES)),
         mounts=() if plain else tuple(draw(st.lists(_mounts, max_size=3))),
-        devices=(device,) if not plain and draw(st.booleans()) else (),
+        devices=(draw(_devices),) if not plain and draw(st.booleans()) else (),
         resources=draw(_resources),
     )
     pod = sandbox(
@@ -145,8 +203,14 @@ def requests(draw: st.DrawFn) -> Request:
         else {},
     )
     uid = draw(st.sampled_from([0, 7, 1000, 70_000]))
-    host = HostFacts(real_paths=draw(st.sampled_from([{}, {"/srv/data": "/etc"}])))
-    return pod, asked, image(ResolvedUser(uid=uid, gid=uid)), host
+    user = ResolvedUser(
+        uid=uid,
+        gid=draw(st.sampled_from([0, 7])),
+        additional_gids=draw(st.sampled_from([(), (3,)])),
+    )
+    table = draw(st.sampled_from(["", f"9 1 0:9 / {KUBELET}/volumes/a/b rw - tmpfs t rw,size=1g"]))
+    links = draw(st.sampled_from([{}, {"/srv/data": "/etc", "/dev/fuse": "/dev/sda"}]))
+    return pod, asked, image(user), HostFacts(real_paths=links, mountinfo=table)
 
 
 def _less(values: list[Any], draw: st.DrawFn) -> list[Any]:
@@ -177,7 +241,24 @@ def tightened(draw: st.DrawFn, profile: Document, bound: Document) -> tuple[Docu
         "hostNamespaces": _less(old["hostNamespaces"], draw),
         "runAs": {
             "nonRoot": old["runAs"]["nonRoot"] or draw(st.booleans()),
-            "users": _fewer(old["runAs"]["users"], {"min": 5, "max": 9}, draw),
+            **{
+                key: _fewer(old["runAs"][key], {"min": 5, "max": 9}, draw)
+                for key in ("users", "groups", "supplementalGroups")
+            },
+        },
+        "auditSections": _less(old["auditSections"], draw),
+        "userNamespace": draw(st.sampled_from([old["userNamespace"], "Required"]))
+        if old["userNamespace"] != "Deny"
+        else "Deny",
+        "procMount": draw(st.sampled_from([old["procMount"], "Default"])),
+        "maskedPaths": [*old["maskedPaths"], "/etc/c"],
+        "readonlyPaths": [*old["readonlyPaths"], "/etc/c"],
+        "devices": {"allow": _less(old["devices"]["allow"], draw)},
+        "ulimits": [{"name": "nofile", "soft": 9, "hard": draw(st.sampled_from([9, 99]))}],
+        "resources": _fewer_resources(old["resources"], draw),
+        "images": {
+            "allowedRegistries": _fewer(old["images"]["allowedRegistries"], REGISTRIES[0], draw),
+            "requireDigest": old["images"]["requireDigest"] or draw(st.booleans()),
         },
         "noNewPrivileges": draw(st.sampled_from([old["noNewPrivileges"], "Required"])),
         "rootFilesystem": draw(st.sampled_from([old["rootFilesystem"], "ReadOnly"])),
@@ -189,7 +270,12 @@ def tightened(draw: st.DrawFn, profile: Document, bound: Document) -> tuple[Docu
         },
         "sysctls": {"allow": _less(old["sysctls"]["allow"], draw)},
         "hostPaths": [
-            {**path, "readOnly": path["readOnly"] or draw(st.booleans())} for path in kept
+            {
+                **path,
+                "readOnly": path["readOnly"] or draw(st.booleans()),
+                "propagation": _less(path["propagation"], draw),
+            }
+            for path in kept
         ],
     }
     resources = bound["resources"]
@@ -203,6 +289,33 @@ def tightened(draw: st.DrawFn, profile: Document, bound: Document) -> tuple[Docu
         },
     }
     return new, limits
+
+
+def _fewer_resources(old: Document, draw: st.DrawFn) -> Document:
+    pages = {"None": [None, {}, {"2Mi": "4Mi"}], "{}": [{}], "4": [{}, {"2Mi": "4Mi"}]}
+    found = old["hugepages"]
+    key = "None" if found is None else "{}" if not found else "4"
+    return {
+        "pids": draw(st.integers(1, old["pids"] or 100)),
+        "cpu": _lower(old["cpu"], CPU, draw),
+        "memory": _lower(old["memory"], MEMORY, draw),
+        "hugepages": draw(st.sampled_from([*pages[key], found])),
+        "shm": _lower(old["shm"], MEMORY, draw),
+    }
+
+
+def _lower(bound: Document, amounts: tuple[str, ...], draw: st.DrawFn) -> Document:
+    old = bound.get("max")
+    lower = amounts[: amounts.index(old) + 1] if old else amounts
+    return draw(st.sampled_from([bound, *({"max": amount} for amount in lower)]))
+
+
+@st.composite
+def altered(draw: st.DrawFn, profile: Document) -> Document:
+    """Return it with one or two of its sections as in some other profile, tighter or not."""
+    other = draw(profiles)
+    keys = draw(st.lists(st.sampled_from(sorted(profile)), min_size=1, max_size=2, unique=True))
+    return {**profile, **{key: other[key] for key in keys}}
 
 
 def _fewer(values: list[Any], first: object, draw: st.DrawFn) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from random import Random
 from typing import Any, cast
 
@@ -14,12 +15,21 @@ from hypothesis import strategies as st
 from noderuntime.policy import decide
 from noderuntime.policy.capabilities import KNOWN
 from noderuntime.policy.denial import Denial
-from noderuntime.policy.model import ContainerGrant, SandboxGrant
+from noderuntime.policy.model import ContainerGrant, Propagation, SandboxGrant
 from noderuntime.policy.resources import PERIOD_US
 from noderuntime.policy.rules import HandlerRules
 from noderuntime.policy.spec import DEFAULT_MASKED, SpecLayout, build
+from noderuntime.policy.tighter import loosened
 from tests.unit.policy.factories import rules
-from tests.unit.policy.strategies import Document, Request, bounds, profiles, requests, tightened
+from tests.unit.policy.strategies import (
+    Document,
+    Request,
+    altered,
+    bounds,
+    profiles,
+    requests,
+    tightened,
+)
 
 pytestmark = pytest.mark.slow
 few = settings(
@@ -74,8 +84,31 @@ def test_tightening_a_profile_never_admits_more(
     assert set(after.capabilities) <= set(before.capabilities)
     assert after.no_new_privileges >= before.no_new_privileges
     assert after.readonly_rootfs >= before.readonly_rootfs
-    if not (wide.audit or narrow.audit):
+    assert set(before.masked_paths) <= set(after.masked_paths)
+    assert set(after.ambient) <= set(before.ambient)
+    if not (wide.audits("seccomp") or narrow.audits("seccomp")):
         assert covers(allowed_calls(build(before, LAYOUT)), allowed_calls(build(after, LAYOUT)))
+
+
+@few
+@given(data=st.data(), profile=profiles, bound=bounds)
+def test_a_tightened_profile_may_inherit(
+    data: st.DataObject, profile: Document, bound: Document
+) -> None:
+    stricter, _ = data.draw(tightened(profile, bound))
+    assert list(loosened(rules(profile), rules(stricter))) == []
+
+
+@few
+@given(data=st.data(), profile=profiles, asked=st.lists(requests(), min_size=1, max_size=4))
+def test_a_profile_that_may_inherit_never_admits_more_than_its_base(
+    data: st.DataObject, profile: Document, asked: list[Request]
+) -> None:
+    base, child = rules(profile), rules(data.draw(altered(profile)))
+    if next(loosened(base, child), None) is not None:
+        return
+    for request in asked:
+        assert admits(base, request) or not admits(child, request)
 
 
 @few
@@ -83,7 +116,7 @@ def test_tightening_a_profile_never_admits_more(
 def test_an_admitted_container_never_exceeds_its_profile(
     profile: Document, bound: Document, request: Request
 ) -> None:
-    own = rules({**profile, "mode": "Enforce"}, **bound)
+    own = rules({**profile, "mode": "Enforce", "auditSections": []}, **bound)
     grant = decide_both(own, request)[1]
     if isinstance(grant, Denial):
         return
@@ -92,13 +125,57 @@ def test_an_admitted_container_never_exceeds_its_profile(
     bound_by = KNOWN if own.privileged else own.allowed_capabilities | own.default_capabilities
     for kind in ("bounding", "effective", "permitted"):
         assert {n.removeprefix("CAP_") for n in process["capabilities"][kind]} <= bound_by
-    assert process["capabilities"]["inheritable"] == []
+    assert process["capabilities"]["inheritable"] == process["capabilities"]["ambient"]
+    assert set(process["capabilities"]["ambient"]) <= set(process["capabilities"]["permitted"])
     assert process["noNewPrivileges"] or not own.no_new_privileges
     assert spec["root"]["readonly"] or not own.readonly_root
     assert linux["seccomp"]["defaultAction"] == "SCMP_ACT_ERRNO"
     assert not {call.split(" ", 1)[0] for call in allowed_calls(spec)} & own.seccomp.deny
-    assert own.privileged or set(DEFAULT_MASKED) <= set(linux["maskedPaths"])
+    masked = set(linux["maskedPaths"])
+    assert own.privileged or own.unmasked_proc or set(DEFAULT_MASKED) <= masked
+    assert set(own.masked_paths) <= masked
+    assert set(own.readonly_paths) <= set(linux["readonlyPaths"])
+    assert [limit["hard"] for limit in process.get("rlimits", [])] == [
+        each.hard for each in own.ulimits
+    ]
+    _within_ranges(own, process["user"])
+    _as_the_rules_have_it(own, request)
     _within_limits(own, linux["resources"])
+
+
+def _within_ranges(own: HandlerRules, user: Mapping[str, Any]) -> None:
+    groups = [gid for gid in user["additionalGids"] if gid != user["gid"]]
+    for ranges, ids in (
+        (own.users, [user["uid"]]),
+        (own.groups, [user["gid"]]),
+        (own.supplemental_groups, groups),
+    ):
+        assert not ranges or all(any(low <= i <= high for low, high in ranges) for i in ids)
+    assert user["uid"] or not own.non_root
+
+
+def _as_the_rules_have_it(own: HandlerRules, request: Request) -> None:
+    """Ask the request what it got, in other words than the checks."""
+    pod, asked, _, host = request
+    if own.user_namespace != "Optional":
+        assert (pod.namespaces.user is None) == (own.user_namespace == "Deny")
+    for device in asked.devices:
+        real = PurePosixPath(host.real_paths.get(device.host_path, device.host_path))
+        rules_ = [r for r in own.devices if PurePosixPath(r.path) in (real, *real.parents)]
+        allowed = "".join(r.permissions for r in rules_)
+        assert own.privileged or set(device.permissions) <= set(allowed)
+    for mount in asked.mounts:
+        real = PurePosixPath(host.real_paths.get(mount.host_path, mount.host_path))
+        if "kubelet" in real.parts:
+            continue
+        above = [r for r in own.host_paths if PurePosixPath(r.path) in (real, *real.parents)]
+        assert above
+        assert mount.readonly or not all(r.readonly for r in above)
+        assert mount.propagation is not Propagation.BIDIRECTIONAL or any(
+            "Bidirectional" in r.propagation for r in above
+        )
+    if own.require_digest:
+        assert "@sha256:" in asked.image_reference
 
 
 def _within_limits(own: HandlerRules, resources: Mapping[str, Any]) -> None:
@@ -145,8 +222,9 @@ def _is_list(value: object) -> bool:
 def test_audit_refuses_nothing_and_finds_what_enforce_refuses(
     profile: Document, bound: Document, request: Request
 ) -> None:
-    audited = decide_both(rules({**profile, "mode": "Audit"}, **bound), request)
-    enforced = decide_both(rules({**profile, "mode": "Enforce"}, **bound), request)
+    plain: Document = {**profile, "auditSections": []}
+    audited = decide_both(rules({**plain, "mode": "Audit"}, **bound), request)
+    enforced = decide_both(rules({**plain, "mode": "Enforce"}, **bound), request)
     for seen, answer in zip(audited, enforced, strict=True):
         assert not isinstance(seen, Denial)
         assert seen.findings[:1] == ((answer,) if isinstance(answer, Denial) else ())
