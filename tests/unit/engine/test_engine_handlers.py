@@ -154,7 +154,7 @@ def test_a_handler_has_the_network_that_the_node_or_the_revision_gives_it(tmp_pa
     config = config_of(new_world(tmp_path), handlers=own)
     named = declared("fast").model_copy(update={"cni_conf_dir": "/etc/cni/fast.d"})
     write(config.revision, make_revision((declared(), named)))
-    table = HandlerTable(config)
+    table = table_of(config)
     assert table.get("crun").cni_conf_dir is table.get("restricted").cni_conf_dir is None
     assert table.get("lab").cni_conf_dir == Path("/etc/cni/lab.d")
     assert table.get("fast").cni_conf_dir == Path("/etc/cni/fast.d")
