@@ -100,6 +100,12 @@ WRONG_NODE_RUNTIMES = [
     ),
 ]
 
+
+def _exception(**fields: object) -> dict[str, object]:
+    expires = "2026-12-31T00:00:00Z"
+    return {"namespace": "web", "sections": ["runAs"], "expires": expires, **fields}
+
+
 WRONG_PROFILES = [
     pytest.param({"mode": "Warn"}, 'supported values: "Enforce", "Audit"', id="unknown mode"),
     pytest.param({"privileged": True}, "spec.privileged", id="privileged as a boolean"),
@@ -177,5 +183,116 @@ WRONG_PROFILES = [
     ),
     pytest.param(
         {"noNewPrivileges": "Never"}, 'supported values: "Required", "Optional"', id="other word"
+    ),
+    pytest.param({"inherits": "Base"}, "spec.inherits: Invalid value", id="upper-case base"),
+    pytest.param({"inherits": ""}, "spec.inherits", id="empty base"),
+    pytest.param({"inherits": "web"}, "a profile cannot inherit from itself", id="its own base"),
+    pytest.param(
+        {"auditSections": ["rootFilesystem"]}, "Unsupported value", id="a section that only sets"
+    ),
+    pytest.param(
+        {"auditSections": ["runAs", "runAs"]}, "Duplicate value", id="audited section twice"
+    ),
+    pytest.param(
+        {"exceptions": [{"namespace": "web", "sections": ["runAs"]}]},
+        "expires: Required value",
+        id="exception for ever",
+    ),
+    pytest.param(
+        {"exceptions": [_exception(expires="2026-12-31")]},
+        "spec.exceptions[0].expires",
+        id="exception until a day without a time",
+    ),
+    pytest.param(
+        {"exceptions": [_exception(expires="2026-13-31T00:00:00Z")]},
+        "must be of type date-time",
+        id="thirteenth month",
+    ),
+    pytest.param(
+        {"exceptions": [_exception(sections=[])]}, "at least 1 items", id="exception from nothing"
+    ),
+    pytest.param(
+        {"exceptions": [_exception(namespace="*")]}, "namespace", id="exception for everyone"
+    ),
+    pytest.param(
+        {"userNamespace": "Yes"},
+        'supported values: "Required", "Optional", "Deny"',
+        id="user namespace as a word of its own",
+    ),
+    pytest.param(
+        {"runAs": {"groups": [{"min": 9, "max": 8}]}},
+        "spec.runAs.groups[0]: Invalid value: min must not be more than max",
+        id="groups from high to low",
+    ),
+    pytest.param(
+        {"procMount": "Unmasked"}, 'supported values: "Default", "UnmaskedAllowed"', id="procMount"
+    ),
+    pytest.param({"maskedPaths": ["proc/x"]}, "spec.maskedPaths[0]", id="relative masked path"),
+    pytest.param(
+        {"readonlyPaths": ["/proc/../etc"]},
+        "must be clean absolute paths",
+        id="masked path with ..",
+    ),
+    pytest.param(
+        {"capabilities": {"allow": ["KILL"], "ambient": ["CHOWN"]}},
+        "an ambient capability must be in default or in allow",
+        id="ambient capability that nobody gets",
+    ),
+    pytest.param(
+        {"devices": {"allow": [{"path": "/etc/passwd"}]}},
+        "spec.devices.allow[0].path",
+        id="device outside of /dev",
+    ),
+    pytest.param(
+        {"devices": {"allow": [{"path": "/dev/fuse", "permissions": "wr"}]}},
+        "permissions",
+        id="permissions in another order",
+    ),
+    pytest.param(
+        {"devices": {"cdi": ["vendor.com/gpu"]}}, "spec.devices.cdi[0]", id="CDI class alone"
+    ),
+    pytest.param(
+        {"ulimits": [{"name": "nofile", "soft": 2, "hard": 1}]},
+        "soft must not be more than hard",
+        id="soft limit above the hard one",
+    ),
+    pytest.param(
+        {"ulimits": [{"name": "RLIMIT_NOFILE", "soft": 1, "hard": 1}]},
+        "Unsupported value",
+        id="limit by its name in C",
+    ),
+    pytest.param(
+        {"ulimits": [{"name": "core", "soft": 0, "hard": 0}] * 2},
+        "Duplicate value",
+        id="limit twice",
+    ),
+    pytest.param({"resources": {"pids": 0}}, "greater than or equal to 1", id="no process"),
+    pytest.param(
+        {"resources": {"cpu": {"default": "2", "max": "1"}}},
+        "the default CPU must not be more than max",
+        id="default CPU above the most",
+    ),
+    pytest.param(
+        {"resources": {"memory": {"default": "2Gi", "max": 1}}},
+        "the default memory must not be more than max",
+        id="default memory above the most, which is a number",
+    ),
+    pytest.param(
+        {"resources": {"shm": {"default": "0"}}}, "must be more than 0", id="no shared memory"
+    ),
+    pytest.param(
+        {"resources": {"hugepages": {"3Mi": "3Mi"}}},
+        "a size of huge pages is one of",
+        id="size of pages that is none",
+    ),
+    pytest.param(
+        {"hostPaths": [{"path": "/a", "propagation": ["None"]}]},
+        "Unsupported value",
+        id="propagation None, which is always allowed",
+    ),
+    pytest.param(
+        {"images": {"allowedRegistries": ["https://a"]}},
+        "a registry is written without a scheme",
+        id="registry of a profile with a scheme",
     ),
 ]

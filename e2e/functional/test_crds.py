@@ -176,7 +176,41 @@ GOOD = [
                 "sysctls": {
                     "allow": ["net.ipv4.ip_unprivileged_port_start", "kernel.shm_rmid_forced"]
                 },
-                "hostPaths": [{"path": "/var/log/web"}, {"path": "/", "readOnly": False}],
+                "hostPaths": [
+                    {"path": "/var/log/web", "propagation": []},
+                    {"path": "/", "readOnly": False, "propagation": ["Bidirectional"]},
+                ],
+                "inherits": "base",
+                "auditSections": ["seccomp", "appArmor"],
+                "exceptions": [
+                    {
+                        "namespace": "web",
+                        "serviceAccount": "system:legacy",
+                        "sections": ["hostPaths"],
+                        "expires": "2026-12-31T00:00:00Z",
+                    }
+                ],
+                "userNamespace": "Required",
+                "procMount": "UnmaskedAllowed",
+                "maskedPaths": ["/proc/a"],
+                "readonlyPaths": ["/etc"],
+                "devices": {
+                    "allow": [{"path": "/dev/fuse"}, {"path": "/dev/dri", "permissions": "rw"}],
+                    "cdi": ["vendor.com/gpu=*", "vendor.com/net-nic=0:1"],
+                },
+                "ulimits": [{"name": "nofile", "soft": 1024, "hard": 1024}],
+                "resources": {
+                    "pids": 100,
+                    "cpu": {"default": "500m", "max": 2},
+                    "memory": {"default": "128Mi", "max": "1Gi"},
+                    "hugepages": {"2Mi": "64Mi"},
+                    "shm": {"default": "8Mi", "max": "64Mi"},
+                },
+                "images": {
+                    "allowedRegistries": ["registry.example.com/web"],
+                    "requireDigest": True,
+                    "signatures": {"keys": ["-----BEGIN PUBLIC KEY-----"]},
+                },
             },
             name="whole",
         ),
@@ -259,3 +293,10 @@ def test_kubectl_knows_short_names_and_the_category(server: ApiServer) -> None:
         "noderuntimestates": ["nrs"],
     }
     assert all(each["categories"] == ["noderuntime-all"] for each in named.values())
+
+
+def test_the_api_server_fills_in_nothing_that_a_profile_would_inherit(server: ApiServer) -> None:
+    spec: dict[str, object] = {"seccomp": {}, "runAs": {}, "resources": {"cpu": {}}}
+    answer = server.create(f"{GROUP}/securityprofiles", profile(spec, name="heir"), dry_run=True)
+    assert answer.error == ""
+    assert answer.body["spec"] == {**spec, "mode": "Enforce"}

@@ -18,7 +18,7 @@ from typing import Final
 
 from e2e.cluster import census, cgroups
 from e2e.cluster.layout import this_layout
-from e2e.performance import build, groups, page, table
+from e2e.performance import build, groups, page, policy, table
 from e2e.performance.figures import Samples
 from e2e.performance.rivals import REPOSITORY
 
@@ -30,6 +30,9 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="few rounds: two minutes")
     parser.add_argument("--oci-runtime", default="crun", help="of both sides: crun or runc")
     parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs", help="where the page is")
+    parser.add_argument(
+        "--built-in", action="store_true", help="also rows with our own network, without CNI"
+    )
     parser.add_argument("--dry-run", action="store_true", help="write no page")
     parser.add_argument(
         "--others", default="", help="pattern of what other programs make meanwhile"
@@ -40,15 +43,24 @@ def main() -> int:
     oci_runtime = page.which(options.oci_runtime)
     mode = "short" if options.short else "full"
     before = census.take()
-    samples = measured(oci_runtime, layout.bin, mode)
+    samples = measured(oci_runtime, layout.bin, mode, built_in=options.built_in)
     left = census.differences(before, census.take(), options.others)
-    rows = table.rows(samples)
-    print(page.as_text(rows))
-    for step, taken in table.floor_steps(samples).items():
+    figures = page.Figures(
+        rows=table.rows(samples),
+        built_in=table.built_in_rows(samples),
+        floor=table.floor_steps(samples),
+        plugins=table.plugins_text(samples),
+        policy=policy.measure().sentence(),
+    )
+    print(page.as_text(figures.rows))
+    for step, taken in figures.floor.items():
         print(f"floor: {step} {taken:.1f} ms")
+    print(figures.plugins)
+    print(figures.policy)
+    if figures.built_in:
+        print(f"built-in network:\n{page.as_text(figures.built_in)}")
     if not options.dry_run:
-        floor = table.floor_steps(samples)
-        page.write(options.docs, page.describe(mode, oci_runtime), rows, floor)
+        page.write(options.docs, page.describe(mode, oci_runtime), figures)
     if left:
         lines = census.as_text(left).splitlines()
         more = f"\n  and {len(lines) - SHOWN} more lines" if len(lines) > SHOWN else ""
@@ -57,7 +69,7 @@ def main() -> int:
     return 1 if left else 0
 
 
-def measured(oci_runtime: Path, binaries: Path, mode: str) -> Samples:
+def measured(oci_runtime: Path, binaries: Path, mode: str, *, built_in: bool) -> Samples:
     """Run it in namespaces of its own, and take away what they do not: files and cgroups."""
     with tempfile.TemporaryDirectory(prefix="nr-bench-", dir="/var/tmp") as name:
         folder = Path(name)
@@ -66,6 +78,7 @@ def measured(oci_runtime: Path, binaries: Path, mode: str) -> Samples:
             *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
             *(sys.executable, "-m", "e2e.performance.inside"),
             *(name, folder.name, str(oci_runtime), str(binaries), mode),
+            *(["built-in"] if built_in else []),
         )
         with cgroups.with_hugetlb(this_layout()), folder_of_plugins():
             try:

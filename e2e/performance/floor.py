@@ -1,7 +1,7 @@
 """The floor: what the kernel and the OCI runtime cost alone, with no node runtime around them.
 
 A network namespace with a veth pair, ``create`` and ``start`` of a container in it. Nothing is durable,
-nothing is watched, and no plugin runs.
+nothing is watched, and no plugin runs. Beside it, what a namespace with the CNI plugins' ADD costs.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from e2e.performance.chain import Chain
+
 _CLONE_NEWNET: Final = 0x40000000
 _MS_BIND: Final = 4096
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
@@ -30,6 +32,8 @@ _CAPABILITIES: Final = tuple(
         "NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE"
     ).split()
 )
+PLUGINS_ADD: Final = "netns and CNI ADD"
+PLUGINS_DEL: Final = "CNI DEL"
 STEPS: Final = ("netns and veth", "create", "start")
 
 
@@ -41,6 +45,7 @@ class Floor:
     rootfs: Path
     oci_runtime: Path
     cgroup_parent: str
+    chain: Chain
 
     def once(self, number: int) -> dict[str, float]:
         """Start and delete one; returns milliseconds by step."""
@@ -64,8 +69,31 @@ class Floor:
             _LIBC.umount2(os.fsencode(pin), 2)
             pin.unlink()
             shutil.rmtree(bundle)
+        return self._taken(times) | self._plugins(name, number)
+
+    @staticmethod
+    def _taken(times: list[float]) -> dict[str, float]:
         taken = [(later - sooner) * 1000 for sooner, later in pairwise(times)]
         return dict(zip(STEPS, taken, strict=True)) | {"floor": sum(taken)}
+
+    def _plugins(self, name: str, number: int) -> dict[str, float]:
+        """What a namespace with the ADD and what the DEL takes; the first also makes the bridge."""
+        pin = self.folder / f"{name}.cni"
+        pin.touch()
+        try:
+            times = [time.perf_counter()]
+            _in_thread(_make_namespace, pin)
+            result = self.chain.add(name, pin)
+            times.append(time.perf_counter())
+            self.chain.delete(name, pin, result)
+            times.append(time.perf_counter())
+        finally:
+            _LIBC.umount2(os.fsencode(pin), 2)
+            pin.unlink()
+        if number == 0:
+            return {}
+        add, delete = ((later - sooner) * 1000 for sooner, later in pairwise(times))
+        return {PLUGINS_ADD: add, PLUGINS_DEL: delete}
 
     def _run(self, *words: str) -> None:
         null = subprocess.DEVNULL

@@ -22,6 +22,7 @@ from e2e.performance.rivals import Rival
 AT_ONCE: Final = (1, 8, 16)
 READY_S: Final = 60.0
 SETTLE_S: Final = 2.0
+BUILT_IN: Final = ", built-in network"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,20 @@ class Measurement:
             for each in range(self._plan.pods[1]):
                 for step, taken in floor(number * 1000 + each).items():
                     self._samples.add(f"floor: {step}", "floor", taken)
+
+    async def built_in(self, ours: Side) -> None:
+        """Rounds of ours on its own network and containerd on its plugins: rows of their own."""
+        sides = [ours, self._sides[1]]
+        await self._start(ours)
+        await ours.client.pull(ours.rival.places.image)
+        pods = ours.pods(2)
+        await at_once(1, pods, ours.client.start)
+        await at_once(1, pods, ours.client.remove)
+        for number in range(self._plan.rounds):
+            for at in AT_ONCE:
+                self._tell(f"built-in network, round {number + 1}, {at} at once")
+                for side in sides if number % 2 == 0 else sides[::-1]:
+                    await self._round(side, at, f"at {at}{BUILT_IN}")
 
     def _in_turn(self, number: int) -> list[Side]:
         return self._sides if number % 2 == 0 else self._sides[::-1]

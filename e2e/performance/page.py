@@ -12,6 +12,7 @@ from typing import Final
 
 from e2e.performance import chart
 from e2e.performance.figures import OURS, THEIRS, Row, number
+from e2e.performance.floor import STEPS
 
 BEGIN: Final = "<!-- make bench writes from here -->"
 END: Final = "<!-- to here -->"
@@ -61,8 +62,23 @@ def as_text(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(docs: Path, run: Run, rows: Sequence[Row], floor: Mapping[str, float]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What a run found.
+
+    ``plugins``: a sentence about the CNI plugins' part in it; ``policy``: what a decision costs.
+    """
+
+    rows: Sequence[Row]
+    built_in: Sequence[Row]
+    floor: Mapping[str, float]
+    plugins: str
+    policy: str
+
+
+def write(docs: Path, run: Run, figures: Figures) -> None:
     """Write the part between the marks, and the pictures."""
+    rows = figures.rows
     page = docs / "performance.md"
     pictures = docs / "performance"
     pictures.mkdir(exist_ok=True)
@@ -70,10 +86,11 @@ def write(docs: Path, run: Run, rows: Sequence[Row], floor: Mapping[str, float])
         (pictures / f"{name}.svg").write_text(text)
     before, _, rest = page.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n{_measured(run, rows, floor)}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n{_measured(run, figures)}\n{END}{after}")
 
 
-def _measured(run: Run, rows: Sequence[Row], floor: Mapping[str, float]) -> str:
+def _measured(run: Run, figures: Figures) -> str:
+    rows, floor = figures.rows, figures.floor
     lines = [
         f"Measured on {run.machine}, with {run.versions} ({run.mode} mode; OCI runtime of both: "
         f"{run.oci_runtime}).",
@@ -81,16 +98,9 @@ def _measured(run: Run, rows: Sequence[Row], floor: Mapping[str, float]) -> str:
         "![Pod start](performance/start.svg)",
         "![Memory](performance/memory.svg)",
         "",
-        f"| work | {OURS} | {THEIRS} | ratio | aim |",
-        "|---|---:|---:|---:|---|",
+        *_table(rows),
     ]
-    for row in rows:
-        mark = {True: " ✓", False: " ✗ missed", None: ""}[row.is_met]
-        lines.append(
-            f"| {row.work} | {number(row.ours)} {row.unit} | {number(row.theirs)} {row.unit} "
-            f"| {row.ratio:.2f} | {row.aim_text}{mark} |"
-        )
-    steps = ", ".join(f"{name} {number(value)}" for name, value in floor.items() if name != "floor")
+    steps = ", ".join(f"{name} {number(floor[name])}" for name in STEPS)
     whole = floor.get("floor", 0.0)
     start = next(row.ours for row in rows if row.floor is not None)
     lines += [
@@ -98,8 +108,31 @@ def _measured(run: Run, rows: Sequence[Row], floor: Mapping[str, float]) -> str:
         f"The floor (what the kernel and the OCI runtime cost alone): {number(whole)} ms "
         f"({steps}). A Pod start, one at a time, is {start / whole:.1f} times the floor; the aim is "
         "2.5 at most.",
+        "",
+        figures.plugins,
+        "",
+        figures.policy,
     ]
+    if figures.built_in:
+        lines += [
+            "",
+            f"With no CNI configuration on our side, {OURS} runs its own bridge network, and {THEIRS} the "
+            "same plugins as above: another network, so no aim is judged by these.",
+            "",
+            *_table(figures.built_in),
+        ]
     return "\n".join(lines)
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    lines = [f"| work | {OURS} | {THEIRS} | ratio | aim |", "|---|---:|---:|---:|---|"]
+    for row in rows:
+        mark = {True: " ✓", False: " ✗ missed", None: ""}[row.is_met]
+        lines.append(
+            f"| {row.work} | {number(row.ours)} {row.unit} | {number(row.theirs)} {row.unit} "
+            f"| {row.ratio:.2f} | {row.aim_text}{mark} |"
+        )
+    return lines
 
 
 def charts(rows: Sequence[Row]) -> dict[str, str]:

@@ -50,23 +50,30 @@ class Places:
 
     def write_network(self) -> None:
         """A bridge with host-local addresses and port mappings, as clusters have it."""
-        self.cni.mkdir(parents=True)
+        self.conflist(self.cni, self.bridge, self.subnet, self.root / "leases")
+
+    @staticmethod
+    def conflist(folder: Path, name: str, subnet: str, leases: Path) -> Path:
+        """Write the configuration of such a network into ``folder``; ``name`` is its bridge's too."""
+        folder.mkdir(parents=True)
         bridge = {
             "type": "bridge",
-            "bridge": self.bridge,
+            "bridge": name,
             "isGateway": True,
             "ipMasq": True,
             "hairpinMode": True,
             "ipam": {
                 "type": "host-local",
-                "ranges": [[{"subnet": self.subnet}]],
+                "ranges": [[{"subnet": subnet}]],
                 "routes": [{"dst": "0.0.0.0/0"}],
-                "dataDir": str(self.root / "leases"),
+                "dataDir": str(leases),
             },
         }
         portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
-        document = {"cniVersion": "1.0.0", "name": self.bridge, "plugins": [bridge, portmap]}
-        (self.cni / "10-bench.conflist").write_text(json.dumps(document))
+        document = {"cniVersion": "1.0.0", "name": name, "plugins": [bridge, portmap]}
+        written = folder / "10-bench.conflist"
+        written.write_text(json.dumps(document))
+        return written
 
 
 @dataclass(slots=True)
@@ -116,7 +123,9 @@ class Rival:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
 
 
-def ours(places: Places, group: Group) -> Rival:
+def ours(places: Places, group: Group, *, built_in: bool = False) -> Rival:
+    """``built_in``: with no CNI configuration, on the bridge network that is our own."""
+    network = f'bridge = "{places.bridge}"\nbridge_subnets = ["{places.subnet}"]\n'
     name = places.oci_runtime.name
     config = places.root / "config.toml"
     config.write_text(
@@ -127,6 +136,7 @@ def ours(places: Places, group: Group) -> Rival:
         f'default_handler = "{name}"\n'
         f'[handlers.{name}]\noci_runtime = "{places.oci_runtime}"\n'
         f'[cni]\nconf_dir = "{places.cni}"\nbin_dirs = {_toml(PLUGINS)}\n'
+        f"{network if built_in else ''}"
         f'[images]\nhosts_dir = "{places.certs}"\n'
         '[metrics]\naddress = "127.0.0.1:9475"\n'
     )

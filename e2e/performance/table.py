@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from e2e.performance.figures import OURS, THEIRS, Row, Samples, median, percentile
+from e2e.performance.figures import OURS, THEIRS, Row, Samples, median, number, percentile
+from e2e.performance.floor import PLUGINS_ADD, PLUGINS_DEL
 
 
 def rows(samples: Samples) -> list[Row]:
@@ -51,6 +52,43 @@ def rows(samples: Samples) -> list[Row]:
         for pods in (0, 50, 100)
     ]
     return made
+
+
+def built_in_rows(samples: Samples) -> list[Row]:
+    """Ours on its own bridge network beside containerd on the plugins; none where it was not run."""
+    if not samples.get("start at 1, built-in network", OURS):
+        return []
+    works = (
+        ("Pod start, {} at once, p50", "start at {}", "ms"),
+        ("Pods started a second, {} at once", "rate at {}", "1/s"),
+        ("stop and remove, {} at once, p50", "remove at {}", "ms"),
+        ("CPU time of a start, {} at once", "CPU of a start at {}", "ms"),
+        ("CPU time of stop and remove, {} at once", "CPU of a removal at {}", "ms"),
+    )
+    return [
+        _row(samples, title.format(at), f"{work.format(at)}, built-in network", unit)
+        for title, work, unit in works
+        for at in (1, 8, 16)
+    ]
+
+
+def plugins_text(samples: Samples) -> str:
+    """What of a start and of a removal, one at a time, the CNI plugins are, on either side."""
+    steps = floor_steps(samples)
+    add, delete = steps[PLUGINS_ADD], steps[PLUGINS_DEL]
+    floor = add + steps["create"] + steps["start"]
+    start = {who: samples.median("start at 1", who) for who in (OURS, THEIRS)}
+    remove = {who: samples.median("remove at 1", who) for who in (OURS, THEIRS)}
+    shares = {who: (add / start[who], delete / remove[who]) for who in (OURS, THEIRS)}
+    return (
+        f"The floor with the CNI plugins (a network namespace, the same chain's ADD, create and start, "
+        f"with no node runtime): {number(floor)} ms, of which the namespace and the ADD are "
+        f"{number(add)}. A Pod start, one at a time, is {start[OURS] / floor:.1f} times that with "
+        f"{OURS} and {start[THEIRS] / floor:.1f} times with {THEIRS}. The plugins are "
+        f"{shares[OURS][0]:.0%} of a start with {OURS} and {shares[THEIRS][0]:.0%} with {THEIRS}; their "
+        f"DEL ({number(delete)} ms) is {shares[OURS][1]:.0%} and {shares[THEIRS][1]:.0%} of a stop and "
+        "remove."
+    )
 
 
 def floor_steps(samples: Samples) -> dict[str, float]:

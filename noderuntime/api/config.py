@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from noderuntime.api.profile_process import UlimitName
 from noderuntime.errors import ConfigError
 
 
@@ -29,6 +31,30 @@ class CniConfig(_Section):
     bridge: str = Field(default="noderuntime0", pattern=r"^[a-z][a-z0-9_]{0,14}$")
     # At most one of IPv4 and one of IPv6; none at all switches the bridge off.
     bridge_subnets: tuple[str, ...] = ("10.88.0.0/16", "fd6e:6f64:6572:88::/64")
+
+
+class CdiConfig(_Section):
+    """Where the files are that describe devices by name; what is in a later folder counts more."""
+
+    spec_dirs: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))
+
+
+class UlimitConfig(_Section):
+    """A limit of getrlimit(2) that every container starts with; -1 is 'none'.
+
+    Without one a container has what the runtime itself has, as with other runtimes (``LimitNOFILE``
+    of the unit file, say). A profile's limit of the same name counts more.
+    """
+
+    name: UlimitName
+    soft: int = Field(ge=-1, lt=2**63)
+    hard: int = Field(ge=-1, lt=2**63)
+
+    @model_validator(mode="after")
+    def _soft_within_hard(self) -> Self:
+        if self.hard >= 0 and not 0 <= self.soft <= self.hard:
+            raise ValueError(f"{self.name}: soft must not be more than hard")
+        return self
 
 
 class ImagesConfig(_Section):
@@ -59,9 +85,18 @@ class Config(_Section):
     default_handler: str = "crun"  # the handler of Pods that name none; a key of `handlers`
     handlers: dict[str, HandlerConfig] = {"crun": HandlerConfig()}
     cni: CniConfig = CniConfig()
+    cdi: CdiConfig = CdiConfig()
+    ulimits: tuple[UlimitConfig, ...] = ()
     images: ImagesConfig = ImagesConfig()
     streaming: StreamingConfig = StreamingConfig()
     metrics: MetricsConfig = MetricsConfig()
+
+    @model_validator(mode="after")
+    def _each_ulimit_once(self) -> Self:
+        names = [each.name for each in self.ulimits]
+        if len(names) != len(set(names)):
+            raise ValueError("ulimits: a name is given twice")
+        return self
 
 
 def load_config(path: Path) -> Config:

@@ -45,7 +45,7 @@ def structural(schema: Schema, definitions: Schema, *, in_list: bool = False) ->
     schema = _resolved(schema, definitions)
     if schema.get(INT_OR_STRING):
         extras = {key: schema[key] for key in schema if key.startswith("x-kubernetes-")}
-        kept = {key: schema[key] for key in ("description", "maxLength") if key in schema}
+        kept = {key: schema[key] for key in ("description", "maxLength", FAILURE) if key in schema}
         return kept | {"anyOf": [{"type": "integer"}, {"type": "string"}]} | extras
     out = {key: schema[key] for key in schema if key in _KEPT or key.startswith("x-kubernetes-")}
     out |= {FAILURE: schema[FAILURE]} if FAILURE in schema else {}

@@ -40,6 +40,12 @@ spec:
     allow: [NET_BIND_SERVICE]
   seccomp:
     deny: [{names: [ptrace, mount]}]
+  resources:
+    pids: 256
+    memory: {default: 128Mi, max: 1Gi}
+  hostPaths: [{path: /var/log/web}]
+  exceptions: # only audited for these Pods, until then
+    - {namespace: legacy, sections: [hostPaths], expires: "2026-12-31T00:00:00Z"}
 """,
     "NodeRuntimeState": """\
 metadata:

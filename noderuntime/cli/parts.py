@@ -37,7 +37,12 @@ def parts_of(config: Config) -> Parts:
     @functools.cache
     def runtime(binary: Path) -> OciCli:
         # A root a program: crun and runc do not read each other's state.
-        return OciCli(binary, config.run_dir / "oci" / binary.name, systemd_cgroup=is_systemd)
+        return OciCli(
+            binary,
+            config.run_dir / "oci" / binary.name,
+            systemd_cgroup=is_systemd,
+            programs=config.run_dir / "programs",
+        )
 
     return Parts(
         config=config,

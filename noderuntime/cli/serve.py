@@ -22,6 +22,7 @@ from noderuntime.cri.runtime_service import RuntimeService
 from noderuntime.cri.server import AGENT_METHODS, CriServer
 from noderuntime.cri.streaming.server import StreamingServer
 from noderuntime.engine.engine import Engine
+from noderuntime.engine.state import ContainerState
 from noderuntime.telemetry import http, log, metrics, trace
 
 if TYPE_CHECKING:
@@ -118,4 +119,8 @@ def reading(engine: Engine) -> metrics.NodeReading:
         revision=status.revision,
         revision_valid=not status.revision_error,
         stale_containers=len(status.stale_containers),
+        lost_monitors=sum(
+            record.monitor_lost and record.state is ContainerState.RUNNING
+            for record in engine.containers()
+        ),
     )

@@ -88,9 +88,6 @@ def container_config(config: pb.ContainerConfig) -> ContainerConfig:
     """Convert what CreateContainer asks for; raises InvalidArgumentError."""
     refuse_unknown_fields(config, "config")
     _refuse_windows(config.HasField("windows"), "windows")
-    if config.CDI_devices:
-        names = ", ".join(texts.line("CDI_devices", each.name) for each in config.CDI_devices)
-        raise InvalidArgumentError(f"CDI_devices: {names}: CDI is not served by this version")
     return ContainerConfig(
         name=texts.name("metadata.name", config.metadata.name),
         attempt=config.metadata.attempt,
@@ -107,6 +104,10 @@ def container_config(config: pb.ContainerConfig) -> ContainerConfig:
         ),
         devices=tuple(
             _device(f"devices[{i}]", device) for i, device in _enumerated("devices", config.devices)
+        ),
+        cdi_devices=tuple(
+            texts.line(f"CDI_devices[{i}]", device.name)
+            for i, device in _enumerated("CDI_devices", config.CDI_devices)
         ),
         labels=texts.mapping("labels", config.labels),
         annotations=texts.mapping("annotations", config.annotations),

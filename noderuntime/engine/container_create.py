@@ -18,7 +18,7 @@ from noderuntime.engine.image_volumes import (
     remove_image_volumes,
     source_key,
 )
-from noderuntime.engine.limits import honourable
+from noderuntime.engine.limits import honourable, ulimits
 from noderuntime.engine.node import Node
 from noderuntime.engine.pid_target import pid_namespace, pin_target
 from noderuntime.engine.sandbox_files import hostname_of
@@ -34,8 +34,10 @@ from noderuntime.engine.steps import Step, Verb, perform
 from noderuntime.engine.user_namespace import mounted_volumes, owners_of
 from noderuntime.engine.work import ContainerWork, new_id
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from noderuntime.host.cdi import edits_of
 from noderuntime.host.users import resolve_user
 from noderuntime.policy import spec
+from noderuntime.policy.cdi import with_edits
 from noderuntime.policy.model import (
     ContainerConfig,
     HostFacts,
@@ -188,10 +190,8 @@ async def _write_spec_of(work: ContainerWork, paths: HostPaths) -> None:
     grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
     await node.apparmor.require(grant.apparmor)
     pinned = paths.pinned()
-    real = host.real_paths
-    await selinux.relabel_volumes(
-        work, grant, {path: pinned.get(real[path], Path(real[path])) for path in real}
-    )
+    await selinux.relabel_volumes(work, grant, host.real_paths, pinned)
+    grant = replace(grant, ulimits=ulimits(node.parts.config.ulimits, grant.ulimits))
     devices = await node.disk.run(
         device_nodes, record.config, host.real_paths, privileged=grant.privileged
     )
@@ -200,13 +200,19 @@ async def _write_spec_of(work: ContainerWork, paths: HostPaths) -> None:
     volumes = await mounted_volumes(work, layout.mounts, grant.recursive_readonly, pinned)
     layout = replace(layout, mounts=volumes)
     document = spec.build(grant, layout)
+    gids = grant.user.additional_gids
+    if record.config.cdi_devices:
+        folders = node.parts.config.cdi.spec_dirs
+        edits = await node.disk.run(edits_of, folders, record.config.cdi_devices)
+        document = with_edits(document, edits)
+        gids = tuple(dict.fromkeys((*gids, *edits.gids)))
     target = node.paths.spec(record.id)
     await node.disk.run(write_private, target, json.dumps(document).encode())
     work.record = replace(
         record,
         uid=grant.user.uid,
         gid=grant.user.gid,
-        additional_gids=grant.user.additional_gids,
+        additional_gids=gids,
         apparmor=grant.apparmor,
         config=replace(record.config, resources=grant.resources),
     )

@@ -19,26 +19,28 @@ from noderuntime.engine.steps import Step, Verb, carry_through
 from noderuntime.engine.work import ContainerWork
 
 
-async def remove_container(node: Node, container_id: str) -> None:
-    """Remove it; unknown is success."""
+async def remove_container(node: Node, container_id: str, *, covered: bool = False) -> None:
+    """Remove it; unknown is success. ``covered``: by an intent around it (see ``carry_through``)."""
     record = node.store.containers.find(container_id)
     if record is not None:
-        await node.jobs.join(("remove_container", record.id), partial(_remove, node, record.id))
+        work = partial(_remove, node, record.id, covered=covered)
+        await node.jobs.join(("remove_container", record.id), work)
 
 
-async def _remove(node: Node, container_id: str) -> None:
+async def _remove(node: Node, container_id: str, *, covered: bool) -> None:
     record = node.store.containers.get(container_id)
     if record is None:
         return
     node.store.closing.add(container_id)  # no start comes in between
     try:
-        await carry_through(REMOVE_CONTAINER, ContainerWork(node=node, record=record))
+        work = ContainerWork(node=node, record=record)
+        await carry_through(REMOVE_CONTAINER, work, covered=covered)
     finally:
         node.store.closing.discard(container_id)
 
 
 async def _stop(work: ContainerWork) -> None:
-    await stop_container(work.node, work.record.id, 0.0)
+    await stop_container(work.node, work.record.id, 0.0, covered=True)
     async with work.node.locks.of(work.record.id):  # a start that failed, an end being recorded
         return
 

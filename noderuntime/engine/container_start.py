@@ -19,6 +19,7 @@ from noderuntime.engine.steps import Step, Verb, perform
 from noderuntime.engine.work import ContainerWork
 from noderuntime.errors import FailedPreconditionError
 from noderuntime.host.ports import MonitorRequest
+from noderuntime.policy.mounts import is_kubelets
 
 START_ERROR = "StartError"
 START_ERROR_CODE = 128
@@ -105,6 +106,52 @@ async def _oci_start(work: ContainerWork) -> None:
     await work.node.runtime(work.record.oci_runtime).start(work.record.id)
 
 
+async def _leave_out(work: ContainerWork) -> None:
+    """Take other containers' mounts out of what this one has bound, before its process starts.
+
+    One that binds "/" or run_dir, with all below it, would else keep the disk space of others, and
+    their network namespaces, for as long as it runs.
+    """
+    pod = work.node.store.sandboxes.require(work.record.sandbox_id).config.pod
+    folders = await work.node.disk.run(_of_run_dir, work.node.paths.run_dir, work.record, pod.uid)
+    if folders:
+        await work.node.parts.mounts.leave_out(work.started_pid, folders)
+
+
+def _of_run_dir(run_dir: Path, record: ContainerRecord, pod_uid: str) -> list[Path]:
+    """Return where the container sees run_dir, or a part of it. Blocking."""
+    ours, found = run_dir.resolve(), list[Path]()
+    for mount in record.config.mounts:
+        if mount.image or is_kubelets(mount.host_path, pod_uid):
+            continue
+        real, inside = Path(mount.host_path).resolve(), Path(mount.container_path)
+        if ours.is_relative_to(real):
+            found.append(inside / ours.relative_to(real))
+        elif real.is_relative_to(ours):
+            found.append(inside)
+    return found
+
+
+def _copies(work: ContainerWork) -> list[Path]:
+    paths, container_id = work.node.paths, work.record.id
+    numbers = range(len(work.record.config.mounts))
+    images = [n for n in numbers if work.record.config.mounts[n].image]
+    return [
+        paths.rootfs(container_id),
+        *(paths.image_volumes(container_id) / str(n) for n in images),
+        *(paths.volume(container_id, n) for n in numbers if n not in images),
+    ]
+
+
+async def _seal(work: ContainerWork) -> None:
+    """Keep the mounts in the bundle, which the OCI runtime has taken, out of what is cloned later."""
+    await work.node.parts.mounts.set_bindable(_copies(work), bindable=False)
+
+
+async def _unseal(work: ContainerWork) -> None:
+    await work.node.parts.mounts.set_bindable(_copies(work), bindable=True)
+
+
 async def _mark_running(work: ContainerWork) -> None:
     work.record = replace(
         work.record,
@@ -130,7 +177,9 @@ START_CONTAINER: Final[Verb[ContainerWork]] = Verb(
     steps=(
         Step(name="log", do=_make_log_directory),
         Step(name="create", do=_oci_create, undo=_undo_create, span="oci.create"),
+        Step(name="mounts", do=_leave_out),
         Step(name="start", do=_oci_start, span="oci.start"),
+        Step(name="seal", do=_seal, undo=_unseal),
         Step(name="record", do=_mark_running, undo=mark_created),
     ),
 )

@@ -24,18 +24,24 @@ OBEYS_S = 3.0  # after the OCI runtime's SIGKILL: then the cgroup's processes ar
 KILLED_S = 15.0  # after SIGKILL only a process that hangs in the kernel is still there
 
 
-async def stop_container(node: Node, container_id: str, timeout_s: float) -> None:
-    """Stop it; unknown, created or ended is success. A shorter grace hurries a stop under way."""
+async def stop_container(
+    node: Node, container_id: str, timeout_s: float, *, covered: bool = False
+) -> None:
+    """Stop it; unknown, created or ended is success. A shorter grace hurries a stop under way.
+
+    ``covered``: by the intent of the verb that this is a part of (see ``carry_through``).
+    """
     record = node.store.containers.find(container_id)
     if record is None or record.state is ContainerState.EXITED:
         return
     deadline = asyncio.get_running_loop().time() + min(max(timeout_s, 0.0), LONGEST_GRACE_S)
     known = node.stop_deadlines.get(record.id, deadline)
     node.stop_deadlines[record.id] = min(known, deadline)
-    await node.jobs.join(("stop_container", record.id), partial(_stop, node, record.id))
+    work = partial(_stop, node, record.id, covered=covered)
+    await node.jobs.join(("stop_container", record.id), work)
 
 
-async def _stop(node: Node, container_id: str) -> None:
+async def _stop(node: Node, container_id: str, *, covered: bool) -> None:
     try:
         async with node.locks.of(container_id):  # a start under way ends first
             record = node.store.containers.get(container_id)
@@ -43,7 +49,7 @@ async def _stop(node: Node, container_id: str) -> None:
             left_s = node.stop_deadlines.get(container_id, 0.0) - asyncio.get_running_loop().time()
             until_ns = node.now_ns() + int(max(left_s, 0.0) * 1e9)
             work = ContainerWork(node=node, record=record, until_ns=until_ns)
-            await carry_through(STOP_CONTAINER, work)
+            await carry_through(STOP_CONTAINER, work, covered=covered)
     finally:
         node.stop_deadlines.pop(container_id, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,9 +42,12 @@ class Disk:
             where = error.filename2 or error.filename or "the node's disk"
             raise host_error(f"cannot change {where}", error.errno or 0) from error
 
-    async def write(self, path: Path, data: bytes) -> None:
-        """Replace the file atomically and durably, readable by its owner only."""
-        await self.run(durable.write, path, data)
+    async def write(self, path: Path, data: bytes, *, copy: Path | None = None) -> None:
+        """Replace the file atomically and durably, readable by its owner only.
+
+        ``copy`` is written after it, neither atomically nor durably, where its folder is there.
+        """
+        await self.run(_write, path, data, copy)
 
     async def remove(self, path: Path) -> None:
         """Remove the file durably; none is success."""
@@ -76,6 +80,19 @@ class Disk:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(wait=True)
+
+
+def _write(path: Path, data: bytes, copy: Path | None) -> None:
+    durable.write(path, data)
+    if copy is None:
+        return
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with suppress(OSError):  # an object that has no folder (any more) needs no copy
+        descriptor = os.open(copy, flags, 0o600)
+        try:
+            os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
 
 
 def _open_folder(directory: Path) -> tuple[Path, ...]:

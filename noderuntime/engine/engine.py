@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from noderuntime.engine import checkpoint, exits, images, network, recovery, stats
+from noderuntime.engine import checkpoint, exits, images, network, recovery, stats, update
 from noderuntime.engine import exec as exec_
 from noderuntime.engine.apparmor import Profiles
 from noderuntime.engine.container_create import create_container
@@ -91,7 +91,7 @@ class Engine:
             parts=parts,
             paths=Paths(config.run_dir),
             disk=disk,
-            store=Store(config.state_dir, disk),
+            store=Store(config.state_dir, disk, config.run_dir),
             journal=Journal(config.state_dir / "intents", disk),
             jobs=Jobs(),
             handlers=HandlerTable(config, Offers(partial(features_of, parts), profiles)),
@@ -188,13 +188,13 @@ class Engine:
 
     async def update_resources(self, container_id: str, resources: Resources) -> None:
         """UpdateContainerResources, through the policy's gate."""
-        await exec_.update_resources(self._node, container_id, resources)
+        await update.update_resources(self._node, container_id, resources)
 
     async def update_sandbox_resources(
         self, sandbox_id: str, overhead: Resources, resources: Resources
     ) -> None:
         """UpdatePodSandboxResources: the kubelet has set the Pod's cgroup already; kept as told."""
-        await exec_.update_sandbox_resources(self._node, sandbox_id, overhead, resources)
+        await update.update_sandbox_resources(self._node, sandbox_id, overhead, resources)
 
     async def checkpoint_container(self, container_id: str) -> None:
         """CheckpointContainer: refused, by what is missing."""

@@ -26,6 +26,18 @@ _log = logging.getLogger(__name__)
 UNKNOWN_CODE = 255
 KILLED_CODE = 128 + 9
 UNKNOWN = "Unknown"
+LOST = (
+    "the container's monitor was killed: the container runs on, but nothing that it writes is kept "
+    "from here on; delete the Pod to have it started anew"
+)
+LOST_BEFORE_ITS_END = (
+    "the container's monitor was killed before it ended: the exit code is the kernel's, and the end "
+    "of the log is missing"
+)
+LOST_WITH_ITS_END = (
+    "the container's monitor was killed, and the exit code is not known: Linux before 6.15 does not "
+    "tell it, nor does any to a runtime that was not there"
+)
 LOOK_EVERY_S = 5.0
 FIRST_POLL_S = 0.01
 LONGEST_POLL_S = 1.0
@@ -109,7 +121,8 @@ async def end_of(node: Node, record: ContainerRecord) -> ContainerRecord | None:
     """Return the record as it is when the container has ended, None while it runs.
 
     Without the monitor's word a container is over only when neither its monitor nor its process is
-    there: one whose monitor was killed runs on, without a log.
+    there: one whose monitor was killed runs on, without a log (``_lost``); its exit code comes from
+    the kernel then.
     """
     monitor = node.parts.monitor
     exit_ = await monitor.exit_of(record.id)
@@ -120,15 +133,43 @@ async def end_of(node: Node, record: ContainerRecord) -> ContainerRecord | None:
     if exit_ is not None:
         return exited(record, await _with_oom(node, record, exit_))
     if await node.runtime(record.oci_runtime).state(record.id) == "running":
+        await _lost(node, record)
         return None
-    return vanished(node, record, "neither the container's monitor nor its process is there")
+    exit_ = await monitor.lost_exit_of(record.id)
+    if exit_ is None:
+        return vanished(node, record, LOST_WITH_ITS_END)
+    ended = exited(record, await _with_oom(node, record, exit_))
+    return replace(ended, message=LOST_BEFORE_ITS_END, monitor_lost=True)
+
+
+async def _lost(node: Node, record: ContainerRecord) -> None:
+    """Say once that nothing writes the container's log any more.
+
+    It is not ended for that: a program that writes to its outputs ends by SIGPIPE, and is started
+    again by the kubelet, with a monitor; one that does not is of more use as it is.
+    """
+    if record.monitor_lost:
+        return
+    _log.error(
+        "the monitor of a running container was killed; the container runs on without a log",
+        extra={"container_id": record.id, "container": record.config.name},
+    )
+    try:
+        await node.parts.monitor.end_log(record.id, LOST)
+    except NodeRuntimeError as error:
+        _log.warning(
+            "the end of a log could not be written to it",
+            extra={"container_id": record.id, "error": describe(error)},
+        )
+    await node.store.containers.put_end(replace(record, message=LOST, monitor_lost=True))
 
 
 async def _with_oom(node: Node, record: ContainerRecord, exit_: Exit) -> Exit:
     """Ask the cgroup as well: a monitor may not hear of a kill that ends the container with it."""
     if exit_.oom_killed or exit_.code != KILLED_CODE:
         return exit_
-    return replace(exit_, oom_killed=await node.parts.cgroups.oom_kills(record.cgroup_path) > 0)
+    kills = await node.parts.cgroups.oom_kills(record.cgroup_path)
+    return replace(exit_, oom_killed=kills > 0)
 
 
 def exited(record: ContainerRecord, exit_: Exit) -> ContainerRecord:
@@ -163,7 +204,12 @@ async def _release(node: Node, record: ContainerRecord) -> None:
     """Free the OCI runtime's state and the cgroup; removing the container does it again."""
     try:
         async with asyncio.timeout(RELEASE_S):
-            await release_process(ContainerWork(node=node, record=record))
+            if record.reason == UNKNOWN:
+                await release_process(ContainerWork(node=node, record=record))
+            else:  # its monitor has collected it
+                bundle = node.paths.bundle(record.id)
+                await node.runtime(record.oci_runtime).forget(record.id, bundle)
+                await node.parts.cgroups.remove(record.cgroup_path)
     except (NodeRuntimeError, TimeoutError) as error:
         _log.warning(
             "an ended container could not be released",

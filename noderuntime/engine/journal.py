@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from noderuntime.engine.disk import Disk
 from noderuntime.engine.state import ContainerRecord, SandboxRecord
 from noderuntime.errors import HostError, NodeRuntimeError
+from noderuntime.telemetry import metrics
 
 _log = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class Journal:
                     raise ValueError(f"is not of {intent.verb} of {intent.id}")  # noqa: TRY301
             except (NodeRuntimeError, ValueError) as error:
                 await self._disk.set_aside(file)
+                metrics.count_damaged_record("intent")
                 _log.error(
                     "an intent is corrupted and was set aside",
                     extra={"file": str(file), "error": " ".join(str(error).split())},

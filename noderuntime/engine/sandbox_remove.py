@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -36,7 +37,7 @@ async def _remove(node: Node, record: SandboxRecord) -> None:
 
 async def _remove_containers(work: SandboxWork) -> None:
     containers = work.node.store.containers_of(work.record.id)
-    await every(remove_container(work.node, container.id) for container in containers)
+    await every(remove_container(work.node, c.id, covered=True) for c in containers)
 
 
 async def _forget(work: SandboxWork) -> None:
@@ -44,10 +45,20 @@ async def _forget(work: SandboxWork) -> None:
     await work.node.journal.end_others(work.intent(REMOVE_SANDBOX.name))
 
 
+def _unless_released(step: Step[SandboxWork]) -> Step[SandboxWork]:
+    """Return the step, without a thing to do where a stop has done it, as its record says."""
+
+    async def do(work: SandboxWork) -> None:
+        if not work.record.released:
+            await step.do(work)
+
+    return replace(step, do=do)
+
+
 REMOVE_SANDBOX: Final[Verb[SandboxWork]] = Verb(
     name="remove_sandbox",
     steps=(
-        *RELEASE,
+        *(_unless_released(step) for step in RELEASE),
         Step(name="remove_containers", do=_remove_containers, deadline_s=180.0),
         Step(name="files", do=remove_files),
         Step(name="record", do=_forget),

@@ -48,7 +48,7 @@ async def stop_containers(work: SandboxWork) -> None:
 
     await node.jobs.settle(is_creating, CREATING_S)
     containers = node.store.containers_of(sandbox_id)
-    await every(stop_container(node, container.id, 0.0) for container in containers)
+    await every(stop_container(node, c.id, 0.0, covered=True) for c in containers)
 
 
 async def stop_and_detach(work: SandboxWork) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noderuntime.errors import FailedPreconditionError
@@ -16,7 +17,7 @@ from noderuntime.policy.denial import printable
 from noderuntime.policy.model import LsmFacts, SelinuxLabels
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from noderuntime.engine.node import Node, Parts
     from noderuntime.engine.state import SandboxRecord
@@ -125,11 +126,16 @@ async def label_pod(work: SandboxWork, *paths: Path) -> None:
 
 
 async def relabel_volumes(
-    work: ContainerWork, grant: ContainerGrant, sources: dict[str, Path]
+    work: ContainerWork,
+    grant: ContainerGrant,
+    real_paths: Mapping[str, str],
+    pinned: Mapping[str, Path],
 ) -> None:
-    """Label the volumes for which it is asked; ``sources`` are to be labelled for a host path."""
+    """Label the volumes for which it is asked: what was judged, where it is ``pinned``."""
     if grant.selinux is None:
         return
     for mount in work.record.config.mounts:
         if mount.selinux_relabel and not mount.image:
-            await work.node.parts.selinux.relabel(sources[mount.host_path], grant.selinux.mount)
+            real = real_paths[mount.host_path]
+            source = pinned.get(real, Path(real))
+            await work.node.parts.selinux.relabel(source, grant.selinux.mount)

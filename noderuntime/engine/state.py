@@ -74,3 +74,4 @@ class ContainerRecord:
     oci_runtime: str = ""  # of its sandbox, so that a cleanup does not need the sandbox's record
     apparmor: str = ""  # the profile that its processes run under
     stop_signal: str = ""  # container's, else image's, as named there; kept as the image may go
+    monitor_lost: bool = False  # it was killed: the container runs on, its log does not

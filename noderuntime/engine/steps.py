@@ -98,22 +98,16 @@ class UndoFailedError(NodeRuntimeError):
     reason = "UndoFailed"
 
 
-async def carry_through(verb: Verb[W], work: W) -> None:
+async def carry_through(verb: Verb[W], work: W, *, covered: bool = False) -> None:
     """Do all steps. On an error the intent stays on disk, so that the next start ends the work.
 
+    ``covered``: the intent of a verb around this one, on disk, makes a restart do all of it again.
     A disk that takes no intent is no reason not to take something away: that is what makes room,
     and what is cut off then is still on record, for the caller's retry.
     """
     intent = work.intent(verb.name)
-    try:
-        await work.node.journal.begin(intent)
-    except HostError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        _log.warning(
-            "what takes something away goes on without an intent",
-            extra={"verb": verb.name, "id": intent.id, "error": str(error)},
-        )
+    if not covered:
+        await _begin(work.node, intent)
     done = 0
     try:
         for step in verb.steps:
@@ -122,8 +116,20 @@ async def carry_through(verb: Verb[W], work: W) -> None:
             done += 1
             await _fault(verb, step, work, "after")
     finally:
-        if done == len(verb.steps):
+        if done == len(verb.steps) and not covered:
             await work.node.journal.end(intent)
+
+
+async def _begin(node: Node, intent: Intent) -> None:
+    try:
+        await node.journal.begin(intent)
+    except HostError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        _log.warning(
+            "what takes something away goes on without an intent",
+            extra={"verb": intent.verb, "id": intent.id, "error": str(error)},
+        )
 
 
 async def _run(verb: Verb[W], step: Step[W], work: W) -> None:

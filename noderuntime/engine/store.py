@@ -1,7 +1,8 @@
 """The records of all sandboxes and containers: JSON files, with a picture of them in memory.
 
 What always holds: a record is on disk (fsynced, renamed into place) before memory shows it (but
-for ``put_end``), and gone from disk before memory forgets it. A file that cannot be read becomes ``ID.json.corrupt``.
+for ``put_end``), and gone from disk before memory forgets it. A file that cannot be read becomes ``ID.json.corrupt``;
+what it said of an object that is here comes from a copy beside the object itself, in ``run_dir``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from pydantic import TypeAdapter
 from noderuntime.engine.disk import NO_ROOM, Disk
 from noderuntime.engine.state import ContainerRecord, SandboxRecord
 from noderuntime.errors import HostError, NodeRuntimeError, NotFoundError
+from noderuntime.telemetry import metrics
 
 _log = logging.getLogger(__name__)
 
 SUFFIX = ".json"
+COPY = "record.json"
 
 
 class Record(Protocol):
@@ -45,13 +48,16 @@ class Table(Generic[R]):
         adapter: TypeAdapter[R],
         name_of: Callable[[R], Hashable],
         disk: Disk,
+        *,
+        copies: Path | None = None,
     ) -> None:
-        """Keep ``name_of(record)`` as a second, unique key."""
+        """Keep ``name_of(record)`` as a second, unique key, and copies in ``copies/ID``."""
         self._kind = kind
         self._directory = directory
         self._adapter = adapter
         self._name_of = name_of
         self._disk = disk
+        self._copies = copies
         self._records: dict[str, R] = {}
         self._ids: list[str] = []
         self._unwritten: set[str] = set()
@@ -66,20 +72,43 @@ class Table(Generic[R]):
         """Read the folder; return the IDs whose files were corrupted and have been set aside."""
         corrupted: list[str] = []
         for file in await self._disk.open_folder(self._directory):
+            record_id = file.name.removesuffix(SUFFIX)
             try:
-                record = self._adapter.validate_json(await self._disk.read(file))
-                if record.id != file.name.removesuffix(SUFFIX):
-                    raise ValueError(f"holds the record of {record.id}")  # noqa: TRY301
+                record = await self._read(file, record_id)
             except (NodeRuntimeError, ValueError) as error:
                 await self._disk.set_aside(file)
-                corrupted.append(file.name.removesuffix(SUFFIX))
+                metrics.count_damaged_record(self._kind)
+                copied = await self._from_copy(record_id)
+                if copied is None:
+                    corrupted.append(record_id)
                 _log.error(
                     "a record is corrupted and was set aside",
-                    extra={"file": str(file), "error": " ".join(str(error).split())},
+                    extra={
+                        "file": str(file),
+                        "error": " ".join(str(error).split()),
+                        "copy_is_used": copied is not None,
+                    },
                 )
+                if copied is not None:
+                    await self.put_end(copied)
             else:
                 self._remember(record)
         return tuple(corrupted)
+
+    async def _read(self, file: Path, record_id: str) -> R:
+        record = self._adapter.validate_json(await self._disk.read(file))
+        if record.id != record_id:
+            raise ValueError(f"holds the record of {record.id}")
+        return record
+
+    async def _from_copy(self, record_id: str) -> R | None:
+        """Return the record as it was last written beside the object; None where there is none."""
+        if self._copies is None:
+            return None
+        try:
+            return await self._read(self._copies / record_id / COPY, record_id)
+        except (NodeRuntimeError, ValueError):
+            return None
 
     def get(self, record_id: str) -> R | None:
         """Find by the whole ID."""
@@ -114,7 +143,9 @@ class Table(Generic[R]):
 
     async def put(self, record: R) -> None:
         """Write the record, then show it."""
-        await self._disk.write(self._file(record.id), self._adapter.dump_json(record))
+        data = self._adapter.dump_json(record)
+        copy = None if self._copies is None else self._copies / record.id / COPY
+        await self._disk.write(self._file(record.id), data, copy=copy)
         self._unwritten.discard(record.id)
         before = self._records.get(record.id)
         self._remember(record)
@@ -186,12 +217,17 @@ def name_of_container(record: ContainerRecord) -> Hashable:
 
 
 class Store:
-    """Both tables, below ``state_dir``."""
+    """Both tables, below ``state_dir``; the copies are below ``run_dir``."""
 
-    def __init__(self, state_dir: Path, disk: Disk) -> None:
+    def __init__(self, state_dir: Path, disk: Disk, run_dir: Path | None = None) -> None:
         """Read nothing yet."""
         self.sandboxes: Table[SandboxRecord] = Table(
-            "sandbox", state_dir / "sandboxes", TypeAdapter(SandboxRecord), name_of_sandbox, disk
+            "sandbox",
+            state_dir / "sandboxes",
+            TypeAdapter(SandboxRecord),
+            name_of_sandbox,
+            disk,
+            copies=run_dir and run_dir / "sandboxes",
         )
         self.containers: Table[ContainerRecord] = Table(
             "container",
@@ -199,6 +235,7 @@ class Store:
             TypeAdapter(ContainerRecord),
             name_of_container,
             disk,
+            copies=run_dir and run_dir / "containers",
         )
         # Sandboxes and containers that are being stopped or removed: nothing new is begun in them.
         self.closing: set[str] = set()

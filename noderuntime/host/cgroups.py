@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from noderuntime.errors import HostError, InvalidArgumentError, NotFoundError
-from noderuntime.host import cgroup_metrics, mountinfo
+from noderuntime.host import cgroup_metrics, mountinfo, oom
 from noderuntime.host.cgroup_files import number, table, words
 from noderuntime.host.oom_kills import OomKills
 from noderuntime.host.ports import CgroupDriver, CgroupStats
@@ -88,6 +88,17 @@ class KernelCgroups:
         unified = self._mounted.get(UNIFIED)
         return unified is not None and name in words(unified / "cgroup.controllers")
 
+    def can_limit_swap(self) -> bool:
+        """Tell whether the kernel counts a cgroup's swap."""
+        if self.is_unified():  # the root has no such file, any other has
+            return any(self._mounted[UNIFIED].glob("*/memory.swap.max"))
+        memory = self._mounted.get("memory")
+        return memory is not None and (memory / "memory.memsw.limit_in_bytes").exists()
+
+    def has_swap(self) -> bool:
+        """Tell whether the node has swap at all."""
+        return len(Path("/proc/swaps").read_text().splitlines()) > 1
+
     def oci_path(self, parent: str, container_id: str) -> str:
         """Return ``linux.cgroupsPath``: PARENT/ID, or SLICE:cri-noderuntime:ID for systemd."""
         if self._driver is CgroupDriver.SYSTEMD:
@@ -118,6 +129,19 @@ class KernelCgroups:
         """Read everything of the container's cgroup; raises NotFoundError when it is gone."""
         return await in_pool(self._read_all, self.relative(oci_path))
 
+    async def oom_kills(self, oci_path: str) -> int:
+        """Read that number alone, as a container that was killed is asked for it; 0 when gone."""
+        relative = self.relative(oci_path)
+        if self._loses_counts(oci_path):
+            return await in_pool(self._oom.of, relative)
+        if self.is_unified():
+            file = self._mounted[UNIFIED] / relative / "memory.events"
+        elif "memory" in self._mounted:
+            file = self._mounted["memory"] / relative / "memory.oom_control"
+        else:
+            return 0
+        return (await in_pool(table, file)).get("oom_kill", 0)
+
     async def pod_metrics(self, parent: str) -> CgroupMetrics:
         """Read everything of the kubelet's Pod cgroup; raises NotFoundError when it is gone."""
         return await in_pool(self._read_all, self._relative_of_pod(parent))
@@ -140,19 +164,16 @@ class KernelCgroups:
         if self._loses_counts(oci_path):
             await in_pool(self._oom.begin, self.relative(oci_path))
 
-    async def oom_kills(self, oci_path: str) -> int:
-        """Return how often the kernel's OOM killer struck in a container that has ended."""
-        if self._loses_counts(oci_path):
-            return await in_pool(self._oom.of, self.relative(oci_path))
-        try:
-            return (await self.metrics(oci_path)).oom_kills
-        except NotFoundError:
-            return 0
-
     def _loses_counts(self, oci_path: str) -> bool:
         """Tell whether systemd takes the cgroup away; services in its own slice have kills too."""
         is_ours = not oci_path.startswith(f"{DEFAULT_SLICE}:")
         return is_ours and self._driver is CgroupDriver.SYSTEMD and self.is_unified()
+
+    async def set_oom_score(self, oci_path: str, before: int, score: int) -> None:
+        """Set oom_score_adj of each process of the container that has ``before``."""
+        relative = self.relative(oci_path)
+        any_one = self._mounted.get(UNIFIED) or next(iter(self._mounted.values()))
+        await in_pool(_set_oom_scores, any_one / relative, before, score)
 
     async def kill(self, oci_path: str) -> None:
         """SIGKILL every process in the container's cgroup; none is success."""
@@ -205,6 +226,14 @@ def _limited(path: Path) -> Path:
     """Return where the limits of a scope of v2 are, and the counts that come with them."""
     below = path / SUBGROUP
     return below if path.suffix == ".scope" and below.is_dir() else path
+
+
+def _set_oom_scores(path: Path, before: int, score: int) -> None:
+    """Twice: a process that was just forked off one not reached yet had the old value."""
+    for directory in (*_directories(path), *_directories(path)):
+        with suppress(FileNotFoundError):
+            for pid in (directory / "cgroup.procs").read_text().split():
+                oom.adjust(int(pid), before, score)
 
 
 def _present(path: Path) -> Path:

@@ -52,10 +52,20 @@ def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 def remove(path: Path) -> None:
     """Remove the file durably; nothing there is success. Raises HostError."""
+    _remove(path, is_durable=True)
+
+
+def forget(path: Path) -> None:
+    """Remove a file that does no harm when a power loss brings it back. Raises HostError."""
+    _remove(path, is_durable=False)
+
+
+def _remove(path: Path, *, is_durable: bool) -> None:
     try:
         path.with_name(path.name + TEMPORARY_SUFFIX).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
-        sync_directory(path.parent)
+        if is_durable:
+            sync_directory(path.parent)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -79,8 +89,3 @@ def read(path: Path, *, limit_bytes: int = LIMIT_BYTES) -> bytes | None:
 async def write_async(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """``write`` in the pool."""
     await in_pool(write, path, data, mode=mode)
-
-
-async def remove_async(path: Path) -> None:
-    """``remove`` in the pool."""
-    await in_pool(remove, path)

@@ -10,7 +10,6 @@ import asyncio
 import fcntl
 import json
 import os
-import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Final
@@ -18,9 +17,9 @@ from typing import Final
 from noderuntime.errors import DeadlineExceededError, HostError
 from noderuntime.host import oom, pipes
 from noderuntime.host.exec_end import kill_tree, sweep
-from noderuntime.host.exec_log import ExecLog
+from noderuntime.host.exec_log import ExecLog, log_arguments
 from noderuntime.host.ports import ExecRequest, ExecResult, OciRuntime
-from noderuntime.host.process import Child, Streams, nonblocking_pipe, spawn
+from noderuntime.host.process import Child, nonblocking_pipe, null, spawn_aside
 from noderuntime.host.syscalls import host_error
 from noderuntime.host.terminal import LARGEST, ExecCommand, Terminal, open_terminal
 
@@ -145,15 +144,19 @@ class RuntimeExec:
             theirs.callback(os.close, process)
             log = ExecLog()
             ours.callback(log.close)
+            # Without a terminal they become 3 and 4 in the child.
+            numbers = (process, log.descriptor) if request.terminal else (3, 4)
             command = ExecCommand(
                 prefix=(
-                    str(runtime.binary), *runtime.global_arguments(), *log.arguments(), "exec",
+                    str(runtime.program),
+                    *(*runtime.global_arguments(), *log_arguments(numbers[1]), "exec"),
                 ),
-                suffix=(f"--process=/proc/self/fd/{process}", request.container_id),
+                suffix=(f"--process=/proc/self/fd/{numbers[0]}", request.container_id),
                 pass_fds=(process, log.descriptor),
-            )  # fmt: skip
+                oom_score_adj=_oom_score_of(request),
+            )
             if not request.terminal:
-                return _open_pipes(command, request, log, ours, theirs)
+                return await _open_pipes(command, request, log, ours, theirs)
             child, terminal, outputs = await open_terminal(command, runtime, log)
             ours.pop_all()
         stdin = terminal.owned if request.stdin else None
@@ -184,6 +187,11 @@ class RuntimeExec:
         await sweep(runtime)
 
 
+def _oom_score_of(request: ExecRequest) -> int:
+    score = request.process.get("oomScoreAdj")
+    return score if isinstance(score, int) else 0
+
+
 def _process_file(request: ExecRequest) -> int:
     process = {**oom.clamp(request.process, oom.floor()), "terminal": request.terminal}
     descriptor = os.memfd_create("process.json", os.MFD_CLOEXEC)
@@ -192,7 +200,7 @@ def _process_file(request: ExecRequest) -> int:
     return descriptor
 
 
-def _open_pipes(
+async def _open_pipes(
     command: ExecCommand, request: ExecRequest, log: ExecLog, ours: ExitStack, theirs: ExitStack
 ) -> RuntimeExecStream:
     def pipe(our_end: int) -> tuple[int, int]:
@@ -203,11 +211,12 @@ def _open_pipes(
         theirs.callback(os.close, ends[1 - our_end])
         return ends[our_end], ends[1 - our_end]
 
-    stdin_w, stdin_r = pipe(1) if request.stdin else (None, subprocess.DEVNULL)
+    stdin_w, stdin_r = pipe(1) if request.stdin else (None, theirs.enter_context(null()))
     stdout_r, stdout_w = pipe(0)
     stderr_r, stderr_w = pipe(0)
-    streams = Streams(stdin=stdin_r, stdout=stdout_w, stderr=stderr_w, pass_fds=command.pass_fds)
-    child = spawn((*command.prefix, *command.suffix), streams)
+    descriptors = (stdin_r, stdout_w, stderr_w, *command.pass_fds)
+    child = await spawn_aside((*command.prefix, *command.suffix), descriptors)
+    oom.inherit(child.pid, command.oom_score_adj)
     ours.pop_all()
     outputs = ((STDOUT, pipes.Owned(stdout_r)), (STDERR, pipes.Owned(stderr_r)))
     stdin = pipes.Owned(stdin_w) if stdin_w is not None else None

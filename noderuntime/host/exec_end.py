@@ -33,7 +33,7 @@ async def kill_tree(child: Child) -> None:
 
 async def sweep(runtime: OciRuntime) -> None:
     """End every exec of ``runtime`` that is there, whoever started it."""
-    for pid in await in_pool(_execs, (str(runtime.binary), *runtime.global_arguments())):
+    for pid in await in_pool(_execs, runtime.binary.name, runtime.global_arguments()):
         handle = await in_pool(pids.open_process, pid)
         if handle is None:
             continue
@@ -79,14 +79,15 @@ async def _kill_inside(pid: int, send: Callable[[int], None]) -> bool:
     return was_started
 
 
-def _execs(prefix: tuple[str, ...]) -> tuple[int, ...]:
+def _execs(name: str, arguments: tuple[str, ...]) -> tuple[int, ...]:
     """Return those whose command is as ``RuntimeExec`` has it; what a person typed is another."""
     found: list[int] = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            words = pids.command_line(int(entry.name))
-            rest = words[len(prefix) :]
-            is_ours = words[: len(prefix)] == prefix and rest[:1] != () and "exec" in rest
-            if is_ours and rest[0].startswith("--log=/proc/self/fd/"):
+            program, *words = pids.command_line(int(entry.name)) or ("",)
+            rest = words[len(arguments) :]
+            is_ours = Path(program).name == name and words[: len(arguments)] == list(arguments)
+            is_exec = "exec" in rest and rest[0].startswith("--log=/proc/self/fd/")
+            if is_ours and is_exec:
                 found.append(int(entry.name))
     return tuple(found)

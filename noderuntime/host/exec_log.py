@@ -27,10 +27,6 @@ class ExecLog:
         self.descriptor: Final = os.memfd_create("oci.log", os.MFD_CLOEXEC)
         self._failure: str | None = None
 
-    def arguments(self) -> tuple[str, ...]:
-        """Return the global options of the runtime, which has ``descriptor`` open."""
-        return (f"--log=/proc/self/fd/{self.descriptor}", "--log-format=json")
-
     def failure(self) -> str:
         """Return why the process was not started; empty when there is nothing of the kind."""
         if self._failure is not None:
@@ -44,6 +40,11 @@ class ExecLog:
         if self._failure is None:
             self._failure = self.failure()
             os.close(self.descriptor)
+
+
+def log_arguments(number: int) -> tuple[str, ...]:
+    """Return the global options of a runtime that has the log open under this number."""
+    return (f"--log=/proc/self/fd/{number}", "--log-format=json")
 
 
 def failure_in(log: bytes) -> str:

@@ -95,7 +95,7 @@ class OciInits:
         await in_pool(_prepare, request)
         log, pid_file = directory / "oci.log", directory / "init.pid"
         argv = (
-            str(runtime.binary),
+            str(runtime.program),
             *runtime.global_arguments(),
             f"--log={log}",
             "create",

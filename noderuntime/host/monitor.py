@@ -13,6 +13,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,10 +22,11 @@ from typing import Final, Self, cast
 from noderuntime.errors import DeadlineExceededError, HostError, InvalidArgumentError, NotFoundError
 from noderuntime.host import durable, oom, pids, pipes
 from noderuntime.host.attach import ConmonAttach, send_reopen
+from noderuntime.host.lost_monitor import ExitStatuses, end_log
 from noderuntime.host.monitor_start import kill_creators, take_lock
 from noderuntime.host.oci_runtime import clean_message
 from noderuntime.host.ports import Exit, MonitorRequest, OciRuntime
-from noderuntime.host.process import ENVIRONMENT, Streams, nonblocking_pipe, spawn
+from noderuntime.host.process import ENVIRONMENT, nonblocking_pipe, null, spawn_aside
 from noderuntime.host.threads import in_pool
 from noderuntime.host.watch import Renames
 
@@ -48,6 +50,7 @@ class Conmon:
         self._binary = binary
         self._bundles = bundles
         self._exits = exits
+        self._statuses = ExitStatuses()
         exits.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def _bundle(self, container_id: str) -> Path:
@@ -70,7 +73,9 @@ class Conmon:
         try:
             async with asyncio.timeout(_CREATE_TIMEOUT_S):
                 answer = await self._start(runtime, request, has_log=has_log)
-            return _created_pid(answer, runtime, request)
+            pid = _created_pid(answer, runtime, request)
+            self._statuses.hold(request.container_id, pid)
+            return pid  # noqa: TRY300
         except BaseException as error:
             # First the monitor, so that no ``create`` is under way when the runtime is asked.
             await self.remove(request.container_id)
@@ -88,14 +93,15 @@ class Conmon:
         """Start conmon and return its answer."""
         sync_r, sync_w = nonblocking_pipe(ours=0)
         # TMPDIR: conmon binds the console socket there; a full path could pass sun_path's 107.
-        env = {**ENVIRONMENT, "_OCI_SYNCPIPE": str(sync_w), "TMPDIR": "."}
+        env = {**ENVIRONMENT, "_OCI_SYNCPIPE": "3", "TMPDIR": "."}
         argv = self._arguments(runtime, request, has_log=has_log)
         try:
             try:
                 lock = take_lock(request.bundle)
                 try:
-                    streams = Streams(pass_fds=(sync_w, lock))
-                    child = spawn(argv, streams, env=env, cwd=request.bundle)
+                    with null() as nothing:
+                        descriptors = (nothing, nothing, nothing, sync_w, lock)
+                        child = await spawn_aside(argv, descriptors, env=env, cwd=request.bundle)
                 finally:
                     os.close(lock)
             finally:
@@ -122,7 +128,7 @@ class Conmon:
             "--api-version=1",
             f"--cid={request.container_id}",
             f"--cuuid={request.container_id}",
-            f"--runtime={runtime.binary}",
+            f"--runtime={runtime.program}",
             *(f"--runtime-arg={argument}" for argument in runtime.global_arguments()),
             f"--bundle={request.bundle}",
             f"--container-pidfile={request.bundle / 'container.pid'}",
@@ -141,6 +147,7 @@ class Conmon:
         data = durable.read(file, limit_bytes=_SIZE_LIMIT_BYTES)
         if data is None:
             return None
+        self._statuses.forget(container_id)
         text = data.decode(errors="replace").strip()
         code = int(text) if re.fullmatch(r"-?\d{1,5}", text) else -1
         # -1: conmon lost its child's status; 255 is what a runtime reports for "unknown".
@@ -168,12 +175,30 @@ class Conmon:
         return handle
 
     async def is_alive(self, container_id: str) -> bool:
-        """Tell whether this container's conmon runs."""
+        """Tell whether this container's conmon runs.
+
+        What a later loss of it will need is held from now on, also by a runtime that found it here.
+        """
+        if not self._statuses.is_held(container_id):
+            pid = _pid_in(self._bundle(container_id) / "container.pid")
+            if pid is not None:
+                self._statuses.hold(container_id, pid)
         handle = self._monitor(container_id)
         if handle is None:
             return False
         handle.close()
         return True
+
+    async def lost_exit_of(self, container_id: str) -> Exit | None:
+        """Return how a container ended whose monitor was killed, None where nobody knows."""
+        code = self._statuses.code_of(container_id)
+        return None if code is None else Exit(code=code, finished_at_ns=time.time_ns())
+
+    async def end_log(self, container_id: str, sentence: str) -> None:
+        """Write to the log, which nobody writes any more, why it ends. Raises HostError."""
+        log_path = _facts(self._bundle(container_id)).get("logPath")
+        if isinstance(log_path, str) and log_path:
+            await in_pool(end_log, Path(log_path), sentence)
 
     async def signal(self, container_id: str, number: int) -> bool:
         """Signal the container's first process, as ``RUNTIME kill`` does, without starting a program.
@@ -217,6 +242,7 @@ class Conmon:
                 handle.close()
         if (bundle / "monitor.json").exists() and not (bundle / "container.pid").exists():
             await kill_creators(container_id, bundle)
+        self._statuses.forget(container_id)
         (self._exits / container_id).unlink(missing_ok=True)
         with suppress(FileNotFoundError, NotADirectoryError):
             for file in (*_FILES, *(f.name for f in bundle.glob("conmon-term.*"))):

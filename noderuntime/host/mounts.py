@@ -18,7 +18,7 @@ from typing import Final
 from noderuntime.errors import HostError, InvalidArgumentError
 from noderuntime.host import mountinfo, syscalls
 from noderuntime.host.ports import MountFeatures, Owners
-from noderuntime.host.threads import in_pool
+from noderuntime.host.threads import in_own_thread, in_pool
 
 MAX_LOWERS: Final = 127
 _OPTIONS_LIMIT_BYTES: Final = 4000  # the page, less room for what the kernel adds
@@ -66,6 +66,19 @@ class KernelMounts:
     ) -> tuple[Path, ...]:
         """Mount a tree a second time. Raises HostError."""
         return await in_pool(_clone, source, target, userns, peer=peer)
+
+    async def set_bindable(self, targets: Sequence[Path], *, bindable: bool) -> None:
+        """Let mounts be copied with what they are below of, or not. Raises HostError.
+
+        mount_namespaces(7) "MS_UNBINDABLE mounts".
+        """
+        await in_pool(
+            _set_bindable, targets, syscalls.MS_PRIVATE if bindable else syscalls.MS_UNBINDABLE
+        )
+
+    async def leave_out(self, pid: int, folders: Sequence[Path]) -> None:
+        """Unmount what is below folders in a process' mount namespace. Raises HostError."""
+        await in_own_thread(_leave_out, pid, folders)
 
     async def unmount(self, target: Path) -> None:
         """Unmount at and below; lazily where something is busy. Raises HostError."""
@@ -192,9 +205,36 @@ def _part(target: Path) -> None:
             raise
 
 
+def _set_bindable(targets: Sequence[Path], flags: int) -> None:
+    for target in targets:
+        try:
+            syscalls.mount("none", target, flags=flags)
+        except HostError as error:
+            if error.errno not in {errno.EINVAL, errno.ENOENT}:  # it is no mount, or not there
+                raise
+
+
+def _leave_out(pid: int, folders: Sequence[Path]) -> None:
+    """Act on the paths that the kernel lists, which have no links in them."""
+    entries = mountinfo.parse(Path(f"/proc/{pid}/mountinfo").read_bytes())
+    below = [e.target for e in entries if any(f in e.target.parents for f in folders)]
+    if not below:
+        return
+    syscalls.unshare(syscalls.CLONE_FS)
+    syscalls.setns(Path(f"/proc/{pid}/ns/mnt"), syscalls.CLONE_NEWNS)
+    for path in sorted(below, key=lambda path: len(path.parts), reverse=True):
+        try:
+            syscalls.umount(path, syscalls.MNT_DETACH)
+        except HostError as error:
+            if error.errno not in {errno.EINVAL, errno.ENOENT}:  # gone with what was above it
+                raise
+
+
 def _unmount(target: Path) -> None:
     # Only the parent is resolved: the last component may be a link that a container left here.
     where = target.parent.resolve() / target.name
+    if not os.path.lexists(where):
+        return  # with a folder that goes, the kernel takes off what was mounted at and below it
     found = mountinfo.mounts_at(where)
     for entry in found:
         if entry.shared:  # or the node would lose what is mounted below a volume that is its peer

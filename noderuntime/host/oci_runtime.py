@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, cast
 
 from noderuntime.errors import DeadlineExceededError, HostError
 from noderuntime.host.process import Command, Output, run
+from noderuntime.host.program import ReadOnlyProgram
+from noderuntime.host.threads import in_pool
 from noderuntime.policy.model import Resources
 
 _TIMEOUT_S: Final = 45.0  # below a step's deadline, so that the sentence says which program hung
@@ -24,6 +28,7 @@ _CRUN_STAMP: Final = re.compile(r"^\d{4}-\d\d-\d\dT[0-9:.]+(?:Z|[+-]\d\d:?\d\d)?
 _LOGFMT: Final = re.compile(r'(?:^|\s)msg="((?:[^"\\]|\\.)*)"')
 _PREFIX: Final = re.compile(r"^(?:\[conmon:\w\]:|error:|runc \w+ failed:|crun:)\s*", re.IGNORECASE)
 _MESSAGE_LIMIT: Final = 1000
+_STATES: Final = frozenset({"status", "state.json"})  # of crun, of runc
 
 
 def clean_message(text: str) -> str:
@@ -80,19 +85,53 @@ def update_document(resources: Resources) -> dict[str, object]:
     return document
 
 
+def _forget(state: Path, bundle: Path) -> bool:
+    """Remove the runtime's files of one container; False where that is not all that there is."""
+    try:
+        if b'"hooks"' in (bundle / "config.json").read_bytes():
+            return False
+        with os.scandir(state) as entries:
+            found = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+    except OSError:
+        return False
+    if any(found.values()):
+        return False
+    # The state last: as long as it is there, the runtime itself can delete the rest.
+    for name in sorted(found, key=_STATES.__contains__):
+        (state / name).unlink(missing_ok=True)
+    state.rmdir()
+    return True
+
+
 class OciCli:
     """The ``OciRuntime`` of ports.py."""
 
-    def __init__(self, binary: Path, root: Path, *, systemd_cgroup: bool = False) -> None:
-        """``systemd_cgroup``: cgroups paths are SLICE:PREFIX:ID and systemd makes them."""
+    def __init__(
+        self,
+        binary: Path,
+        root: Path,
+        *,
+        systemd_cgroup: bool = False,
+        programs: Path | None = None,
+    ) -> None:
+        """``systemd_cgroup``: cgroups paths are SLICE:PREFIX:ID and systemd makes them.
+
+        ``programs``: where the program is mounted read-only (see program.py); None: it is not.
+        """
         self._binary = binary
         self._root = root
+        self._mounted = None if programs is None else ReadOnlyProgram(binary, programs)
         self._systemd_cgroup = systemd_cgroup
 
     @property
     def binary(self) -> Path:
         """The program."""
         return self._binary
+
+    @property
+    def program(self) -> Path:
+        """What is started: the program, or the read-only mount of it, under the same name."""
+        return self._binary if self._mounted is None else self._mounted.path()
 
     @property
     def root(self) -> Path:
@@ -116,7 +155,7 @@ class OciCli:
         stdin: bytes = b"",
         options: tuple[str, ...] = (),
     ) -> Output:
-        argv = (str(self._binary), *self.global_arguments(), verb, *options, container_id, *more)
+        argv = (str(self.program), *self.global_arguments(), verb, *options, container_id, *more)
         timeout_s = _KILL_TIMEOUT_S if verb == "kill" else _TIMEOUT_S
         try:
             return await run(Command(argv=argv, stdin=stdin, timeout_s=timeout_s))
@@ -147,6 +186,8 @@ class OciCli:
 
     async def delete(self, container_id: str) -> None:
         """``delete --force``; unknown is success."""
+        with suppress(OSError):
+            (self._root / container_id).rmdir()  # empty: a ``forget`` was cut off by a kill
         if not self.knows(container_id):
             return
         output = await self._call("delete", container_id, options=("--force",))
@@ -158,6 +199,16 @@ class OciCli:
             output = await self._call("delete", container_id, options=("--force",))
         if self.knows(container_id):
             raise self._failure("delete", container_id, output)
+
+    async def forget(self, container_id: str, bundle: Path) -> None:
+        """Like ``delete`` for one whose process has ended and was collected, without a program.
+
+        Nothing is left of such a one but ROOT/ID, and its cgroup, which the caller removes. With
+        hooks, which the runtime runs at its end, or a scope of systemd's, ``delete`` does it.
+        """
+        by_hand = not self._systemd_cgroup and self.knows(container_id)
+        if not by_hand or not await in_pool(_forget, self._root / container_id, bundle):
+            await self.delete(container_id)
 
     async def state(self, container_id: str) -> str | None:
         """Return created, running (paused too) or stopped; None for an unknown container."""

@@ -7,9 +7,12 @@ and an OCI runtime then fails the whole container. Less protection is better tha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Final, cast
+
+from noderuntime.host.syscalls import host_error
 
 LOWEST: Final = -1000
 _CAP_SYS_RESOURCE: Final = 24
@@ -24,6 +27,29 @@ def floor() -> int:
     if whole and int(effective.split()[1], 16) >> _CAP_SYS_RESOURCE & 1:
         return LOWEST
     return int(Path("/proc/self/oom_score_adj").read_text())
+
+
+def adjust(pid: int, before: int, score: int) -> None:
+    """Set a process' value if it is ``before``; one that has ended is success. Raises HostError."""
+    lowest = floor()
+    file = Path(f"/proc/{pid}/oom_score_adj")
+    try:
+        if int(file.read_text()) == max(before, lowest):
+            file.write_text(str(max(score, lowest)))
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    except OSError as error:
+        raise host_error(f"cannot write {file}", error.errno or 0) from error
+
+
+def inherit(pid: int, score: int) -> None:
+    """Give an OCI runtime that was just started the value that its exec is to have.
+
+    crun's exec takes no heed of ``oomScoreAdj``: without this the process would have ours, which a
+    unit file may have set so that it is never killed.
+    """
+    with suppress(OSError):  # it has ended already
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(max(score, floor())))
 
 
 def clamp(process: Mapping[str, object], lowest: int) -> Mapping[str, object]:

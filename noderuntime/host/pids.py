@@ -35,6 +35,7 @@ class Stat:
     parent: int
     session: int
     start_ticks: int
+    wait_status: int  # of a zombie, as wait(2) would give it; else 0
 
 
 def read_stat(pid: int) -> Stat | None:
@@ -50,6 +51,7 @@ def read_stat(pid: int) -> Stat | None:
         parent=int(fields[1]),
         session=int(fields[3]),
         start_ticks=int(fields[19]),
+        wait_status=int(fields[49]),
     )
 
 

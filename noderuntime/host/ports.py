@@ -1,13 +1,13 @@
 """What the engine asks of the kernel, the OCI runtime and the monitor: one Protocol each.
 
-The real ones are beside this file, the recording fakes in ``tests/fakes``; ``tests/contract`` runs
-the same suite on both. Every ``remove``, ``delete``, ``unmount`` is idempotent: it succeeds where there
-is nothing, so that an undo may be tried again after a crash. All raise ``HostError``.
+Those of streams are in ``stream_ports``. The real ones are beside this file, the recording fakes in
+``tests/fakes``; ``tests/contract`` runs the same suite on both. Every ``remove``, ``delete``,
+``unmount`` is idempotent: it succeeds where there is nothing, so that an undo may be tried again after
+a crash. All raise ``HostError``.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +16,12 @@ from typing import Protocol
 
 from noderuntime.host.pids import ProcessIdentity
 from noderuntime.host.readings import CgroupMetrics
+from noderuntime.host.stream_ports import AttachStream as AttachStream
+from noderuntime.host.stream_ports import Exec as Exec
+from noderuntime.host.stream_ports import ExecRequest as ExecRequest
+from noderuntime.host.stream_ports import ExecResult as ExecResult
+from noderuntime.host.stream_ports import ExecStream as ExecStream
+from noderuntime.host.stream_ports import PortForward as PortForward
 from noderuntime.policy.model import Resources
 
 
@@ -51,7 +57,6 @@ class Namespaces(Protocol):
 
     async def remove(self, directory: Path) -> None:
         """Unpin and remove whatever of net, ipc, uts, pid and user is in ``directory``."""
-        ...
 
     async def pin_pid(self, pid: int, member_of: str, target: Path) -> None:
         """Pin the PID namespace of a running process on the file ``target``.
@@ -87,7 +92,6 @@ class Inits(Protocol):
 
     async def remove(self, runtime: OciRuntime, sandbox_id: str, directory: Path) -> None:
         """Kill it, forget it, remove its bundle. Its cgroup is left to ``Cgroups.remove``."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +150,16 @@ class Mounts(Protocol):
         """
         ...
 
+    async def set_bindable(self, targets: Sequence[Path], *, bindable: bool) -> None:
+        """Let mounts be copied with what they are below of, or not; what is none is passed over."""
+        ...
+
+    async def leave_out(self, pid: int, folders: Sequence[Path]) -> None:
+        """Unmount what is below folders as the process ``pid`` sees them; what is on them stays."""
+        ...
+
     async def unmount(self, target: Path) -> None:
         """Unmount all at and below ``target`` (lazily where busy); nothing mounted is success."""
-        ...
 
 
 class CgroupDriver(StrEnum):
@@ -187,6 +198,14 @@ class Cgroups(Protocol):
         """Tell whether the node has a controller, in whichever hierarchy."""
         ...
 
+    def can_limit_swap(self) -> bool:
+        """Tell whether the kernel counts a cgroup's swap."""
+        ...
+
+    def has_swap(self) -> bool:
+        """Tell whether the node has swap at all."""
+        ...
+
     def oci_path(self, parent: str, container_id: str) -> str:
         """Return ``linux.cgroupsPath`` for a container below the kubelet's ``parent``."""
         ...
@@ -207,6 +226,10 @@ class Cgroups(Protocol):
         """Read everything of the container's cgroup; raises NotFoundError when it is gone."""
         ...
 
+    async def oom_kills(self, oci_path: str) -> int:
+        """How many processes the kernel killed for want of memory; 0 when nobody knows any more."""
+        ...
+
     async def pod_metrics(self, parent: str) -> CgroupMetrics:
         """Read everything of the kubelet's Pod cgroup; raises NotFoundError when it is gone."""
         ...
@@ -219,8 +242,8 @@ class Cgroups(Protocol):
         """Take note, before a container starts, of the kills that are not its own."""
         ...
 
-    async def oom_kills(self, oci_path: str) -> int:
-        """Return how often the kernel's OOM killer struck in a container that has ended."""
+    async def set_oom_score(self, oci_path: str, before: int, score: int) -> None:
+        """Set oom_score_adj of each process of the container that has ``before``."""
         ...
 
     async def remove(self, oci_path: str) -> None:
@@ -237,6 +260,11 @@ class OciRuntime(Protocol):
         ...
 
     @property
+    def program(self) -> Path:
+        """What is started: the program, or a mount of it under the same name."""
+        ...
+
+    @property
     def root(self) -> Path:
         """Its ``--root``, below run_dir."""
         ...
@@ -247,15 +275,15 @@ class OciRuntime(Protocol):
 
     async def start(self, container_id: str) -> None:
         """``start``: the created container's process runs."""
-        ...
 
     async def kill(self, container_id: str, signal: int) -> None:
         """``kill``; a container that has no process is success."""
-        ...
 
     async def delete(self, container_id: str) -> None:
         """``delete --force``; an unknown container is success."""
-        ...
+
+    async def forget(self, container_id: str, bundle: Path) -> None:
+        """``delete`` of one whose first process was collected, which may be cheaper."""
 
     async def state(self, container_id: str) -> str | None:
         """Return created, running or stopped; None for an unknown container."""
@@ -263,7 +291,6 @@ class OciRuntime(Protocol):
 
     async def update(self, container_id: str, resources: Resources) -> None:
         """``update``: new limits for a running container."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,50 +312,6 @@ class Exit:
     code: int
     finished_at_ns: int
     oom_killed: bool = False
-
-
-class AttachStream(Protocol):
-    """The streams of a running process. Reading gives (2 = stdout or 3 = stderr, data)."""
-
-    def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
-        """Yield output as it comes; ends when the process closed its outputs."""
-        ...
-
-    async def write(self, data: bytes) -> None:
-        """Write to stdin, waiting while the process does not read."""
-        ...
-
-    async def close_stdin(self) -> None:
-        """Half-close: the process reads end-of-file."""
-        ...
-
-    async def resize(self, width: int, height: int) -> None:
-        """Set the terminal's size in columns and rows; nothing without a terminal."""
-        ...
-
-    async def close(self) -> None:
-        """Let go; the process of a container goes on, that of an exec is killed."""
-        ...
-
-
-class ExecStream(AttachStream, Protocol):
-    """An exec's streams, which also has an end of its own."""
-
-    async def wait(self) -> int:
-        """Wait for the process and return its exit code (128+N for signal N).
-
-        Raises HostError when it was not started: there is no such program, or it may not be run.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecResult:
-    """ExecSyncResponse: outputs are cut at 16 MiB each, as the kubelet wants."""
-
-    stdout: bytes
-    stderr: bytes
-    exit_code: int
 
 
 class Monitor(Protocol):
@@ -354,6 +337,14 @@ class Monitor(Protocol):
         """Tell whether this container's monitor process runs."""
         ...
 
+    async def lost_exit_of(self, container_id: str) -> Exit | None:
+        """Return how a container ended whose monitor was killed, None where nobody knows."""
+        ...
+
+    async def end_log(self, container_id: str, sentence: str) -> None:
+        """Write to the log of a container whose monitor was killed why it ends."""
+        ...
+
     async def signal(self, container_id: str, number: int) -> bool:
         """Signal the container's process itself; False where it cannot be told for sure which it is."""
         ...
@@ -368,40 +359,4 @@ class Monitor(Protocol):
 
     async def attach(self, container_id: str) -> AttachStream:
         """Connect to the running container's streams."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecRequest:
-    """A process beside the container's own. ``process`` is the OCI process object."""
-
-    container_id: str
-    process: Mapping[str, object]
-    terminal: bool
-    stdin: bool
-
-
-class Exec(Protocol):
-    """``RUNTIME exec`` and its pipes or terminal."""
-
-    async def open(self, runtime: OciRuntime, request: ExecRequest) -> ExecStream:
-        """Start it; ``close`` kills what is left of it."""
-        ...
-
-    async def sweep(self, runtime: OciRuntime) -> None:
-        """End the execs that an earlier run of ours left behind."""
-        ...
-
-    async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
-        """Run it to its end. Past ``timeout_s`` (0 = none) it is killed: DeadlineExceededError."""
-        ...
-
-
-class PortForward(Protocol):
-    """A TCP connection made inside a network namespace."""
-
-    async def connect(
-        self, netns: Path | None, port: int
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect to localhost:``port`` (IPv4, then IPv6) in ``netns``; None is the host's."""
         ...

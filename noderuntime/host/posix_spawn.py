@@ -2,17 +2,18 @@
 
 ``subprocess`` and ``os.posix_spawn`` hold the interpreter's lock until the child has called exec, which
 takes a millisecond on an idle machine and many on a busy one: no RPC is answered in that time. A call
-through ctypes lets the lock go. The child gets 0, 1, 2 and nothing else (closefrom), a session of its
-own, no blocked signal, and SIGPIPE, which Python ignores, as it was.
+through ctypes lets the lock go. The child gets 0, 1, 2, then from 3 on what it is passed, and nothing
+else (closefrom), a session of its own, no blocked signal, and SIGPIPE, which Python ignores, as it was.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -51,15 +52,32 @@ class Spawned:
 
 
 def spawn(
-    argv: Sequence[str], standard: tuple[int, int, int], env: Mapping[str, str], cwd: Path | None
+    argv: Sequence[str], descriptors: Sequence[int], env: Mapping[str, str], cwd: Path | None
 ) -> Spawned:
-    """Start ``argv[0]``, a path; ``standard`` becomes 0, 1, 2. Blocking. Raises HostError."""
+    """Start ``argv[0]``, a path; ``descriptors`` become 0, 1, 2, 3... Blocking. Raises HostError."""
+    with ExitStack() as stack:
+        sources = [_out_of_the_way(each, len(descriptors), stack) for each in descriptors]
+        return _spawn(argv, sources, env, cwd)
+
+
+def _out_of_the_way(descriptor: int, amount: int, stack: ExitStack) -> int:
+    """Return a copy where the child's own numbers would hide it, or where dup2 would do nothing."""
+    if descriptor >= amount:
+        return descriptor
+    copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, amount)
+    stack.callback(os.close, copy)
+    return copy
+
+
+def _spawn(
+    argv: Sequence[str], sources: Sequence[int], env: Mapping[str, str], cwd: Path | None
+) -> Spawned:
     actions = ctypes.create_string_buffer(_OPAQUE_BYTES)
     attributes = ctypes.create_string_buffer(_OPAQUE_BYTES)
     _check(_libc.posix_spawn_file_actions_init(actions), argv[0])
     _check(_libc.posix_spawnattr_init(attributes), argv[0])
     try:
-        _describe(actions, attributes, standard, cwd, argv[0])
+        _describe(actions, attributes, sources, cwd, argv[0])
         pid = ctypes.c_int()
         result = _libc.posix_spawn(
             ctypes.byref(pid),
@@ -79,13 +97,14 @@ def spawn(
 def _describe(
     actions: ctypes.Array[ctypes.c_char],
     attributes: ctypes.Array[ctypes.c_char],
-    standard: tuple[int, int, int],
+    sources: Sequence[int],
     cwd: Path | None,
     name: str,
 ) -> None:
-    for target, descriptor in enumerate(standard):
+    for target, descriptor in enumerate(sources):
         _check(_libc.posix_spawn_file_actions_adddup2(actions, descriptor, target), name)
-    _check(_libc.posix_spawn_file_actions_addclosefrom_np(actions, 3), name)
+    if is_there():  # else what is not for children is closed by its flag, as Python opens all
+        _check(_libc.posix_spawn_file_actions_addclosefrom_np(actions, len(sources)), name)
     if cwd is not None:
         path = os.fsencode(cwd)
         _check(_libc.posix_spawn_file_actions_addchdir_np(actions, path), name)

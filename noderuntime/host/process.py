@@ -1,9 +1,9 @@
 """Starting programs: vfork and exec, waited for through a pidfd, with bounds on time and output.
 
-What needs no descriptors but 0, 1 and 2 is started by a thread (posix_spawn.py), and the event loop goes
-on. For the rest ``subprocess.Popen`` uses vfork(2) as long as no preexec_fn and no user is given, so that
-a start does not copy this process' page tables. No thread and no signal handler waits for a child: a
-pidfd becomes readable when it ended (pidfd_open(2)).
+What needs no descriptor under a number of its own is started by a thread (posix_spawn.py), and the
+event loop goes on. For the rest ``subprocess.Popen`` uses vfork(2) as long as no preexec_fn and no user
+is given, so that a start does not copy this process' page tables. No thread and no signal handler waits
+for a child: a pidfd becomes readable when it ended (pidfd_open(2)).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -130,14 +130,18 @@ def spawn(
 
 
 async def spawn_aside(
-    argv: Sequence[str], standard: tuple[int, int, int], env: Mapping[str, str], cwd: Path | None
+    argv: Sequence[str],
+    descriptors: Sequence[int],
+    *,
+    env: Mapping[str, str] = ENVIRONMENT,
+    cwd: Path | None = None,
 ) -> Child:
-    """Start ``argv`` as ``spawn`` does, with the event loop going on meanwhile. No other descriptors.
+    """Start ``argv``, with the event loop going on meanwhile; ``descriptors`` become 0, 1, 2, 3...
 
     Raises HostError. When it is cancelled, the process is killed.
     """
     starting = asyncio.get_running_loop().run_in_executor(
-        POOL, posix_spawn.spawn, argv, standard, env, cwd
+        POOL, posix_spawn.spawn, argv, descriptors, env, cwd
     )
     try:
         return Child(await asyncio.shield(starting))
@@ -200,6 +204,16 @@ async def feed(descriptor: int, data: bytes) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def null() -> Generator[int]:
+    """Give a descriptor of /dev/null, for a child."""
+    descriptor = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def nonblocking_pipe(*, ours: int) -> tuple[int, int]:
     """Return (read, write) of a pipe whose end number ``ours`` (0 or 1) does not block."""
     ends = os.pipe()
@@ -237,7 +251,7 @@ async def _start(command: Command, standard: tuple[int, int, int]) -> Child:
         stdin, stdout, stderr = standard
         streams = Streams(stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=command.pass_fds)
         return spawn(command.argv, streams, env=command.env, cwd=command.cwd)
-    return await spawn_aside(command.argv, standard, command.env, command.cwd)
+    return await spawn_aside(command.argv, standard, env=command.env, cwd=command.cwd)
 
 
 async def _communicate(child: Child, command: Command, ends: tuple[int, int, int]) -> Output:

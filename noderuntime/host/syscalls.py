@@ -17,6 +17,7 @@ from typing import Final
 
 from noderuntime.errors import HostError
 
+CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUTS: Final = 0x04000000
 CLONE_NEWIPC: Final = 0x08000000
 CLONE_NEWNET: Final = 0x40000000
@@ -26,8 +27,10 @@ MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MS_NOEXEC: Final = 8
+MS_REMOUNT: Final = 32
 MS_BIND: Final = 4096
 MS_REC: Final = 16384
+MS_UNBINDABLE: Final = 1 << 17
 MS_PRIVATE: Final = 1 << 18
 MS_SLAVE: Final = 1 << 19
 

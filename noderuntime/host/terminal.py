@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from noderuntime.errors import DeadlineExceededError, HostError
-from noderuntime.host import pipes
+from noderuntime.host import oom, pipes
 from noderuntime.host.exec_end import kill_tree
 from noderuntime.host.exec_log import ExecLog
 from noderuntime.host.oci_runtime import clean_message
@@ -40,6 +40,7 @@ class ExecCommand:
     prefix: tuple[str, ...]
     suffix: tuple[str, ...]
     pass_fds: tuple[int, ...]
+    oom_score_adj: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,7 @@ def _relayed(command: ExecCommand) -> Opened:
     streams = Streams(stdin=slave, stdout=slave, stderr=slave, pass_fds=command.pass_fds)
     try:
         child = spawn((*command.prefix, "--tty", *command.suffix), streams)
+        oom.inherit(child.pid, command.oom_score_adj)
     except BaseException:
         os.close(master)
         raise
@@ -94,6 +96,7 @@ async def _received(command: ExecCommand, directory: Path, log: ExecLog) -> Open
                 (*command.prefix, "--tty", f"--console-socket={address}", *command.suffix),
                 Streams(stderr=errors_w, pass_fds=(*command.pass_fds, folder)),
             )
+            oom.inherit(child.pid, command.oom_score_adj)
         finally:
             os.close(errors_w)
         try:

@@ -66,14 +66,20 @@ class Layers:
         """Return the folder that overlay takes."""
         return self.folder(chain) / "diff"
 
-    def recover(self) -> dict[str, LayerInfo]:
-        """Remove what was cut off half-way; return what is whole."""
+    def recover(self, needed: frozenset[str] | None = frozenset()) -> dict[str, LayerInfo]:
+        """Remove what was cut off half-way; return what is whole.
+
+        A layer in its place whose marker is damaged stays where it is in ``needed``, the chains that
+        containers stand on; None is that nobody knows which.
+        """
         found: dict[str, LayerInfo] = {}
+        kept = {self.folder(chain) for chain in needed or ()}
         for path in self.root.iterdir():
-            info = None if path.name.startswith(".") else _read_marker(path)
+            is_placed = not path.name.startswith(".")
+            info = _read_marker(path) if is_placed else None
             if info is not None and self.folder(info.chain) == path:
                 found[info.chain] = info
-            else:
+            elif not is_placed or (needed is not None and path not in kept):
                 remove_tree(path)
         return found
 

@@ -20,6 +20,7 @@ from noderuntime.errors import StateError
 from noderuntime.images.content import PRIVATE, sync_folder, write_durably
 from noderuntime.images.reference import Reference, id_prefix, is_digest, parse
 from noderuntime.policy.model import ImageConfig
+from noderuntime.telemetry import metrics
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class Records:
                 continue
             record = _read(path)
             if record is None or path != self._path(record.id):
+                metrics.count_damaged_record("image")
                 _log.error("an image's record is corrupted and was set aside", extra=_of(path))
                 _try(partial(path.replace, path.with_name(path.name + ".corrupt")))
             elif is_whole(record):

@@ -1,24 +1,37 @@
 """The writable layer of each container: ``snapshots/ID/{upper,work,lowers.json}``.
 
-``lowers.json`` (the chains of the image's layers) is written last and durably, so a folder without
-it was cut off and is dropped; while it is there the layers stay, also when their image is removed.
+``lowers.json`` (the chains of the image's layers) is written last; while it is there the layers stay,
+also when their image is removed. A folder without it was cut off, or is damaged: which of the two,
+only the engine can tell, who knows whether there is such a container. So it stays, and with it
+every layer, until the engine lets it go.
+Nothing here is fsynced, as nothing here outlives the container: after a power loss none runs, none
+is started again, and what is lost then are the files of one that has ended (its overlay is volatile
+too).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
 from noderuntime.errors import InvalidArgumentError
-from noderuntime.images.content import PRIVATE, sync_folder, write_durably
+from noderuntime.images.content import PRIVATE
 from noderuntime.images.layers import remove_tree
+from noderuntime.images.reference import is_digest
+from noderuntime.telemetry import metrics
 
 MAX_ID: Final = 128
+_LOWERS: Final = "lowers.json"
+PRIVATE_FILE: Final = 0o600
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,32 +49,41 @@ class Snapshots:
         """Nothing is made until ``create``."""
         self._root = state_dir / "snapshots"
         self._chains: dict[str, tuple[str, ...]] = {}
+        self._unknown: set[str] = set()  # snapshots on nobody knows which layers
 
     def create(self) -> None:
         """Make the folder."""
         self._root.mkdir(mode=PRIVATE, exist_ok=True)
 
     def recover(self) -> None:
-        """Drop what was cut off; remember who uses which layers."""
+        """Drop what was half removed; remember who uses which layers. Nothing else is removed."""
         self._chains.clear()
+        self._unknown.clear()
         for path in self._root.iterdir():
+            if not _is_id(path.name):
+                remove_tree(path)
+                continue
             chains = _chains_in(path)
             if chains is None:
-                remove_tree(path)
+                self._unknown.add(path.name)
+                _set_aside(path / _LOWERS)
             else:
                 self._chains[path.name] = chains
 
     def ids(self) -> tuple[str, ...]:
         """Return the containers that have one."""
-        return tuple(self._chains)
+        return (*self._chains, *self._unknown)
 
-    def used(self) -> frozenset[str]:
-        """Return the chains that containers stand on."""
+    def used(self) -> frozenset[str] | None:
+        """Return the chains that containers stand on; None is that nobody knows which."""
+        if self._unknown:
+            return None
         return frozenset(chain for chains in self._chains.values() for chain in chains)
 
     def hold(self, container_id: str, chains: tuple[str, ...]) -> None:
         """Keep the layers from now on; ``make`` does the rest."""
         self._chains[container_id] = chains
+        self._unknown.discard(container_id)
 
     def is_same(self, container_id: str, chains: tuple[str, ...]) -> bool:
         """Tell whether the container has a whole snapshot on these layers."""
@@ -80,8 +102,9 @@ class Snapshots:
         found = top.stat()
         os.chown(upper, found.st_uid, found.st_gid)
         upper.chmod(stat.S_IMODE(found.st_mode))
-        write_durably(folder / "lowers.json", json.dumps(list(chains)).encode())
-        sync_folder(self._root)
+        lowers = folder / _LOWERS
+        lowers.touch(mode=PRIVATE_FILE)
+        lowers.write_bytes(json.dumps(list(chains)).encode())
 
     def drop(self, container_id: str) -> None:
         """Remove it; nothing there is success."""
@@ -95,12 +118,11 @@ class Snapshots:
     def forget(self, container_id: str) -> None:
         """Let its layers go."""
         self._chains.pop(container_id, None)
+        self._unknown.discard(container_id)
 
     def folder(self, container_id: str) -> Path:
         """Return the folder of a container; raises InvalidArgumentError for what is no ID."""
-        if not container_id.replace("-", "").replace("_", "").isalnum() or not (
-            container_id.isascii() and len(container_id) <= MAX_ID
-        ):
+        if not _is_id(container_id):
             raise InvalidArgumentError(f"{ascii(container_id)[:200]} is not a container's ID")
         return self._root / container_id
 
@@ -140,13 +162,26 @@ def usage_of(path: Path) -> Usage:
     return Usage(used_bytes=used_bytes, inodes=inodes)
 
 
+def _is_id(name: str) -> bool:
+    plain = name.replace("-", "").replace("_", "")
+    return plain.isalnum() and name.isascii() and len(name) <= MAX_ID
+
+
 def _chains_in(folder: Path) -> tuple[str, ...] | None:
-    if folder.name.startswith("."):
-        return None
     try:
-        document: object = json.loads((folder / "lowers.json").read_bytes())
+        document: object = json.loads((folder / _LOWERS).read_bytes())
     except (OSError, ValueError):
         return None
-    if not isinstance(document, list):
+    chains = cast("list[object]", document) if isinstance(document, list) else []
+    if not chains or not all(isinstance(c, str) and is_digest(c) for c in chains):
         return None
-    return tuple(str(chain) for chain in cast("list[object]", document))
+    return tuple(map(str, chains))
+
+
+def _set_aside(file: Path) -> None:
+    if not os.path.lexists(file):
+        return  # cut off, or set aside before
+    metrics.count_damaged_record("snapshot")
+    _log.error("a snapshot's record is corrupted and was set aside", extra={"file": str(file)})
+    with suppress(OSError):
+        file.replace(file.with_name(file.name + ".corrupt"))

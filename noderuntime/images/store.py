@@ -12,11 +12,12 @@ Folders are 0700: images bring setuid programs, which no user of the host is to 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -31,12 +32,15 @@ from noderuntime.images.ports import Credentials, FsUsage, Image, Snapshot
 from noderuntime.images.records import Record, Records, config_of
 from noderuntime.images.reference import Reference, parse
 from noderuntime.images.snapshot import Snapshots, Usage, usage_of
+from noderuntime.telemetry import metrics
 from noderuntime.telemetry.trace import span
 
 T = TypeVar("T")
 PULL_S: Final = 3600.0
 USAGE_AGE_S: Final = 10.0
 SPARED_S: Final = 600.0
+
+_log = logging.getLogger(__name__)
 
 
 class ImageStore:
@@ -72,12 +76,30 @@ class ImageStore:
             part.create()
         client.recover(self._content, self._folders)
         self._content.recover()
-        self._layers = self._folders.recover()
-        self._records.recover(lambda record: all(c in self._layers for c in record.layers))
         self._snapshots.recover()
+        needed = self._snapshots.used()
+        self._layers = self._folders.recover(needed)
+        for chain in (needed or frozenset()) - self._layers.keys():
+            self._mend(chain)
+        self._records.recover(lambda record: all(c in self._layers for c in record.layers))
         self._content.retain(self._blobs())
         for path in self._take_unused():
             remove_tree(path)
+
+    def _mend(self, chain: str) -> None:
+        """Write the damaged marker of a layer anew that a container stands on."""
+        folder = self._folders.folder(chain)
+        if not self._folders.diff(chain).is_dir():
+            return
+        metrics.count_damaged_record("layer")
+        _log.error(
+            "a layer's marker is corrupted; it was written anew", extra={"file": str(folder)}
+        )
+        usage = usage_of(self._folders.diff(chain))
+        info = LayerInfo(chain=chain, size_bytes=usage.used_bytes, inodes=usage.inodes)
+        with suppress(OSError):  # a read-only disk
+            self._folders.complete(folder, info)
+        self._layers[chain] = info
 
     async def pull(self, reference: str, credentials: Credentials | None = None) -> Image:
         """Fetch, verify, unpack a reference as a user writes it; the same under way is joined."""
@@ -286,7 +308,9 @@ class ImageStore:
         used = {chain for record in self._records.all() for chain in record.layers}
         now = time.monotonic()
         self._spared = {chain: until for chain, until in self._spared.items() if until > now}
-        used |= self._snapshots.used() | set(self._held) | set(self._making) | set(self._spared)
+        on_disk = self._snapshots.used()
+        used |= self._layers.keys() if on_disk is None else on_disk
+        used |= set(self._held) | set(self._making) | set(self._spared)
         unused = [chain for chain in self._layers if chain not in used]
         for chain in unused:
             del self._layers[chain]

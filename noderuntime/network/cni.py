@@ -22,6 +22,7 @@ from noderuntime.network.conflist import Document, NetworkList
 from noderuntime.network.plugin import Call, Plugins
 from noderuntime.network.ports import Attachment
 from noderuntime.network.records import Cached, CorruptedError, Records
+from noderuntime.telemetry import metrics
 
 _log = logging.getLogger(__name__)
 
@@ -252,6 +253,7 @@ class CniNetwork:
         try:
             return self._records.recall(sandbox_id)
         except CorruptedError as error:
+            metrics.count_damaged_record("attachment")
             _log.error(
                 "an attachment is corrupted and was set aside; its pod is taken off today's network",
                 extra={"sandbox": sandbox_id, "error": str(error)},

@@ -117,7 +117,8 @@ class LinuxBridge:
         mine = self._find(links)
         if mine is None or mine.alias != self._bridge.owner:  # or someone else's: not to be touched
             return Survey(links=(), ports=(), is_whole=False)
-        ports = self._ports()
+        with _failing("reading the nftables of the bridge"):
+            ports = self._ports()
         on_it = tuple(link for link in links if link.master == mine.index)
         is_whole = mine.is_up and ports is not None
         return Survey(links=on_it, ports=tuple(ports or ()), is_whole=is_whole)
@@ -183,20 +184,17 @@ class LinuxBridge:
                 try:
                     channel.send([rtnetlink.close_port(name)])
                 except RefusedError as error:
-                    # ENODEV: the link went; EINVAL, EOPNOTSUPP: it is not on a bridge (any more).
-                    if error.errno not in _GONE | {errno.EINVAL, errno.EOPNOTSUPP}:
-                        raise
+                    # ENETDOWN: the Pod's end is down, so a state cannot be set; or it is on no bridge
+                    # any more. That is rare, so it may take its time.
+                    if error.errno not in _GONE:
+                        _delete(channel, name)
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove links, those that are still there."""
         self._enter()
         with _failing("removing links"), Channel(netlink.ROUTE) as channel:
             for name in names:
-                try:
-                    channel.send([rtnetlink.delete_link(name)])
-                except RefusedError as error:
-                    if error.errno not in _GONE:
-                        raise
+                _delete(channel, name)
 
     def unmap(self, ports: Sequence[HostPort]) -> None:
         """Remove host ports, those that are still there."""
@@ -220,7 +218,9 @@ class LinuxBridge:
                 for name in nftables.MAP_NAMES:
                     for body in channel.dump(nftables.get_ports(self._bridge.name, name)):
                         found += nftables.ports_of(body, name)
-        except OSError:
+        except RefusedError as error:
+            if error.errno != errno.ENOENT:
+                raise
             return None
         return found
 
@@ -288,6 +288,14 @@ def _set_up_inside(interfaces: Sequence[Interface], gateways: Sequence[Interface
     messages += [rtnetlink.default_route(index, gateway.ip) for gateway in gateways]
     with Channel(netlink.ROUTE) as channel:
         channel.send(messages)
+
+
+def _delete(channel: Channel, name: str) -> None:
+    try:
+        channel.send([rtnetlink.delete_link(name)])
+    except RefusedError as error:
+        if error.errno not in _GONE:
+            raise
 
 
 def _remove_ports(filters: Channel, table: str, ports: Sequence[HostPort]) -> None:

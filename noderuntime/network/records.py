@@ -16,6 +16,7 @@ from typing import Final, cast
 
 from noderuntime.errors import InvalidArgumentError
 from noderuntime.host import durable
+from noderuntime.host.threads import in_pool
 from noderuntime.network.conflist import Document, NetworkList
 
 _LIMIT_BYTES: Final = 4 * 1024 * 1024
@@ -72,8 +73,11 @@ class Records:
         await durable.write_async(self._file(sandbox_id), json.dumps(document).encode())
 
     async def forget(self, sandbox_id: str) -> None:
-        """Remove a record, and what a kill left of one half written. Raises HostError."""
-        await durable.remove_async(self._file(sandbox_id))
+        """Remove a record, and what a kill left of one half written. Raises HostError.
+
+        Not fsynced: one that a power loss brings back is another DEL, which finds nothing.
+        """
+        await in_pool(durable.forget, self._file(sandbox_id))
 
     def recall(self, sandbox_id: str) -> Cached | None:
         """Return a record, None where there is none. Raises CorruptedError."""

@@ -165,6 +165,7 @@ CONTAINER_CHECKS: Final[tuple[tuple[Section, ContainerCheck], ...]] = (
     ("hostPaths", mounts.propagation_is_contained),
     ("procMount", mounts.proc_is_not_covered),
     ("devices", devices.are_allowed),
+    ("devices", devices.cdi_devices_are_allowed),
     ("images", image_is_allowed),
     ("resources", resources_are_bounded),
     ("resources", shm.is_bounded),

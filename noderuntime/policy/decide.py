@@ -28,6 +28,7 @@ from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy import (
     apparmor,
     capabilities,
+    cdi,
     mounts,
     process,
     resources,
@@ -95,6 +96,7 @@ def admit_container(
     _require_sane(sandbox, container, image)
     plain = _plain_grant(sandbox, container, image)
     host = host or HostFacts()
+    mounts.require_propagation(container, host)
     if rules is None:
         return _as_the_node_does(sandbox, container, host, plain)
     facts = ContainerFacts(
@@ -109,7 +111,11 @@ def admit_container(
 def admit_resources(
     rules: HandlerRules | None, asked: Resources, container: str = "*"
 ) -> Resources | Denial:
-    """Decide about an update of a running container: 0 leaves a limit, -1 asks for none."""
+    """Decide about an update of a running container: 0 leaves a limit, -1 asks for none.
+
+    Raises InvalidArgumentError for what is no limit.
+    """
+    resources.require_known_keys(asked)
     if rules is None:
         return asked
     denials = resources.within_bound(rules, container, asked)
@@ -227,6 +233,8 @@ def _require_sane(sandbox: SandboxConfig, container: ContainerConfig, image: Ima
     users.require_mapped(container.name, image.user, sandbox.namespaces.user)
     _require_same_users(sandbox, container)
     capabilities.require_known(container.name, container.security)
+    resources.require_known_keys(container.resources)
+    cdi.require_names(container.name, container.cdi_devices)
     mounts.require_well_formed(container)
 
 

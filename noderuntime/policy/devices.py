@@ -8,12 +8,12 @@ names".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from posixpath import normpath
 
 from noderuntime.policy.denial import Denial, listed, printable
 from noderuntime.policy.facts import ContainerFacts
-from noderuntime.policy.mounts import is_below
+from noderuntime.policy.mounts import covering
 
 _EVERYTHING = "rwm"
 
@@ -28,7 +28,7 @@ def are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
             continue
         path = _clean(facts.host.real_paths.get(device.host_path, device.host_path))
         shown = path if path == device.host_path else f"{path} (behind {device.host_path})"
-        above = [rule for rule in rules.devices if is_below(path, rule.path)]
+        above = covering(path, rules.devices)
         if not above:
             paths = tuple(rule.path for rule in rules.devices)
             yield facts.deny(
@@ -51,12 +51,12 @@ def are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
             )
 
 
-def judge_cdi(facts: ContainerFacts, names: Iterable[str]) -> Iterator[Denial]:
+def cdi_devices_are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
     """Refuse CDI devices by their qualified names; ``vendor.com/class=*`` allows a class."""
     rules = facts.rules
     if rules.privileged:
         return
-    for name in names:
+    for name in facts.container.cdi_devices:
         kind, _, device = name.partition("=")
         if name not in rules.cdi and not (device and f"{kind}=*" in rules.cdi):
             yield facts.deny(

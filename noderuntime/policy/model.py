@@ -233,6 +233,7 @@ class ContainerConfig:
     env: tuple[tuple[str, str], ...] = ()
     mounts: tuple[Mount, ...] = ()
     devices: tuple[Device, ...] = ()
+    cdi_devices: tuple[str, ...] = ()  # by name: VENDOR/CLASS=DEVICE
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     annotations: Mapping[str, str] = field(default_factory=dict[str, str])
     log_path: str = ""  # relative to the sandbox's log_directory

@@ -17,16 +17,18 @@ proc_pid_mountinfo(5).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from posixpath import normpath
-from typing import Final
+from typing import Final, TypeVar
 
-from noderuntime.errors import InvalidArgumentError
+from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
 from noderuntime.policy.denial import Denial, listed, printable
 from noderuntime.policy.facts import ContainerFacts
-from noderuntime.policy.model import ContainerConfig, Mount, Propagation
-from noderuntime.policy.rules import HostPathRule
+from noderuntime.policy.model import ContainerConfig, HostFacts, Mount, Propagation
+from noderuntime.policy.rules import DeviceRule, HostPathRule
+
+_Rule = TypeVar("_Rule", HostPathRule, DeviceRule)
 
 _KUBELET_DIRS: Final = frozenset(("volumes", "volume-subpaths", "containers", "plugins"))
 _PROPAGATIONS: Final = {
@@ -34,6 +36,7 @@ _PROPAGATIONS: Final = {
     Propagation.BIDIRECTIONAL: "Bidirectional",
 }
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
+_SPECIAL: Final = re.compile(r"[ \t\n\\]")  # what the kernel writes as \NNN
 # Files that lxcfs lays over /proc; anything else there could fake what the OCI runtime writes to.
 _PROC_FILES: Final = frozenset(
     f"/proc/{name}"
@@ -73,6 +76,45 @@ def require_well_formed(container: ContainerConfig) -> None:
             raise InvalidArgumentError(
                 f"containers[{container.name}].volumeMounts: a volume cannot be mounted on /"
             )
+
+
+def require_propagation(container: ContainerConfig, host: HostFacts) -> None:
+    """Raise FailedPreconditionError where mounts could not propagate as they are asked to.
+
+    What is mounted below a path is seen elsewhere only where the mount that the path is in is
+    shared; to hear of the node's, a slave of a shared one is enough. A node whose mount table was
+    not handed over is not judged.
+    """
+    for mount in container.mounts:
+        if mount.propagation is Propagation.PRIVATE or mount.image or not host.mountinfo:
+            continue
+        path = _clean(host.real_paths.get(mount.host_path, mount.host_path))
+        point, tags = _mount_of(path, host.mountinfo)
+        both = mount.propagation is Propagation.BIDIRECTIONAL
+        if "shared" in tags or ("master" in tags and not both):
+            continue
+        raise FailedPreconditionError(
+            f"containers[{container.name}].{_field(mount)}.mountPropagation: "
+            f"{'Bidirectional' if both else 'HostToContainer'} is not possible, as "
+            f"{printable(path, 200)} is in the mount {printable(point, 200)}, which is not shared"
+            f"{'' if both else ' nor a slave'} on this node; make it so (mount --make-shared), or use "
+            f"{'HostToContainer or None' if 'master' in tags else 'None'}"
+        )
+
+
+def _mount_of(path: str, mountinfo: str) -> tuple[str, frozenset[str]]:
+    """Return the mount point that a path is in, and the mount's tags (shared, master, ...)."""
+    found: tuple[str, frozenset[str]] = ("/", frozenset())
+    for line in mountinfo.splitlines():
+        fields, _, _ = line.partition(" - ")
+        parts = fields.split(" ")
+        if len(parts) < 6:
+            continue
+        point = _unescape(parts[4])
+        # What was mounted later lies over what was before.
+        if is_below(path, point) and len(point) >= len(found[0]):
+            found = (point, frozenset(tag.partition(":")[0] for tag in parts[6:]))
+    return found
 
 
 def host_paths_are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
@@ -153,11 +195,15 @@ def behind(path: str, mountinfo: str) -> tuple[str, ...]:
 
     Empty where ``path`` is no mount of its own, or is a whole file system that is nowhere else.
     """
-    entries = _parse(mountinfo)
-    own = next((entry for entry in reversed(entries) if entry.point == path), None)
+    # A node has thousands of mounts: only the lines that matter are parsed.
+    lines = mountinfo.splitlines()
+    written = _SPECIAL.sub(lambda match: f"\\{ord(match[0]):03o}", path)
+    named = _parse(line for line in lines if f" {written} " in line)
+    own = next((entry for entry in reversed(named) if entry.point == path), None)
     if own is None:
         return ()
-    others = (e for e in entries if e.device == own.device and e.point != path)
+    same_device = _parse(line for line in lines if f" {own.device} " in line)
+    others = (e for e in same_device if e.device == own.device and e.point != path)
     return tuple(
         _clean(f"{entry.point}/{own.root[len(entry.root) :]}")
         for entry in others
@@ -192,7 +238,7 @@ def _judge_subpath(facts: ContainerFacts, mount: Mount, path: str) -> Iterator[D
 
 def _judge(facts: ContainerFacts, mount: Mount, path: str) -> Iterator[Denial]:
     rules = facts.rules.host_paths
-    above = [rule for rule in rules if is_below(path, rule.path)]
+    above = covering(path, rules)
     shown = path if path == _clean(mount.host_path) else f"{path} (behind {mount.host_path})"
     if not above:
         paths = tuple(rule.path for rule in rules)
@@ -234,6 +280,13 @@ def _is_subpath(path: str, uid: str) -> bool:
     return f"/pods/{uid}/volume-subpaths/" in path
 
 
+def covering(path: str, rules: tuple[_Rule, ...]) -> list[_Rule]:
+    """Return the rules whose path is the clean ``path``, or a folder that it is in."""
+    parts = path.split("/")
+    folders = {"/".join(parts[:number]) for number in range(2, len(parts) + 1)} | {"/"}
+    return [rule for rule in rules if rule.path in folders]
+
+
 def is_below(path: str, folder: str) -> bool:
     """Tell whether a clean path is the folder, or in it."""
     return folder in ("/", path) or path.startswith(folder + "/")
@@ -243,8 +296,8 @@ def _clean(path: str) -> str:
     return "/" + normpath(path).lstrip("/")
 
 
-def _parse(mountinfo: str) -> tuple[_Entry, ...]:
-    fields = (line.split(" ") for line in mountinfo.splitlines())
+def _parse(lines: Iterable[str]) -> tuple[_Entry, ...]:
+    fields = (line.split(" ") for line in lines)
     return tuple(
         _Entry(parts[2], _unescape(parts[3]), _unescape(parts[4]))
         for parts in fields

@@ -8,11 +8,13 @@ ms, so a most below 10m admits that one. OCI runtime-spec config-linux.md; kubel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
 from noderuntime.api.quantity import show_bytes, show_cpu
+from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy.denial import Denial, listed, printable
 from noderuntime.policy.model import Resources
 from noderuntime.policy.rules import HandlerRules
@@ -23,6 +25,30 @@ _LEAST_QUOTA_US: Final = 1_000
 _BOUND_KEYS: Final = frozenset(
     ("cpu.max", "cpu.max.burst", "memory.max", "memory.swap.max", "memory.zswap.max", "pids.max")
 )
+# What may be set by its file's name at all: limits and protections. Not among them: what moves, stops
+# or hands on processes (cgroup.procs, cgroup.kill, cgroup.freeze, cgroup.subtree_control), what acts
+# once (memory.reclaim), and partitions, which take CPUs from others. Huge pages have a size between.
+_UNIFIED_KEYS: Final = frozenset(
+    (
+        *("cpu.idle", "cpu.max", "cpu.max.burst", "cpu.uclamp.max", "cpu.uclamp.min"),
+        *("cpu.weight", "cpu.weight.nice", "cpuset.cpus", "cpuset.mems"),
+        *("io.bfq.weight", "io.latency", "io.max", "io.weight"),
+        *("memory.high", "memory.low", "memory.max", "memory.min", "memory.oom.group"),
+        *("memory.swap.high", "memory.swap.max", "memory.zswap.max", "memory.zswap.writeback"),
+        *("misc.max", "pids.max", "rdma.max"),
+    )
+)
+_HUGEPAGE_KEY: Final = re.compile(r"hugetlb\.[0-9]{1,5}[KMG]B\.(rsvd\.)?max")
+
+
+def require_known_keys(asked: Resources) -> None:
+    """Raise InvalidArgumentError for a key of ``unified`` that is not a limit of a cgroup."""
+    for key in sorted(asked.unified):
+        if key not in _UNIFIED_KEYS and not _HUGEPAGE_KEY.fullmatch(key):
+            raise InvalidArgumentError(
+                f"linux.resources.unified: {printable(key, 80)} is not a limit that a container may "
+                "be given; remove it"
+            )
 
 
 def within_bound(rules: HandlerRules, container: str, asked: Resources) -> Iterator[Denial]:

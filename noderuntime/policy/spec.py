@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, cast
 
 from noderuntime.policy.model import ContainerGrant, Mount, Propagation, Resources, UserNamespace
 from noderuntime.policy.seccomp import filter_of
@@ -55,6 +55,10 @@ class DeviceNode:
     mode: int = 0o660
     uid: int = 0
     gid: int = 0
+
+    def owned_by(self, uid: int, gid: int) -> DeviceNode:
+        """Return the same device with another owner."""
+        return replace(self, uid=uid, gid=gid)
 
 
 NO_SWAP: Final = "memory.swap.max"
@@ -166,7 +170,7 @@ def _linux(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
         "resources": _resources(grant, layout),
         "maskedPaths": list(grant.masked_paths),
         "readonlyPaths": list(grant.readonly_paths),
-        "devices": [_device(device) for device in layout.devices],
+        "devices": [device_entry(device) for device in layout.devices],
     }
     if grant.selinux is not None:
         linux["mountLabel"] = grant.selinux.mount
@@ -219,14 +223,35 @@ def allows_swap(asked: Resources) -> bool:
     return not 0 < asked.memory_limit_bytes == asked.memory_swap_limit_bytes
 
 
-def _unified(asked: Resources, layout: SpecLayout) -> dict[str, str]:
-    # runc tells systemd of every limit but this one, and systemd then puts its own in place of it.
-    own = {} if allows_swap(asked) or not layout.cgroup_v2 else {NO_SWAP: "0"}
-    return {**own, **asked.unified}
+def with_resources(
+    document: Mapping[str, object], asked: Resources, *, cgroup_v2: bool = False
+) -> dict[str, object]:
+    """Return config.json with other limits; devices and PIDs stay. Raises KeyError, TypeError."""
+    linux = cast("Mapping[str, object]", document["linux"])
+    process = cast("Mapping[str, object]", document["process"])
+    kept = cast("Mapping[str, object]", linux["resources"])
+    resources = {key: kept[key] for key in ("devices", "pids") if key in kept}
+    return {
+        **document,
+        "process": {**process, "oomScoreAdj": asked.oom_score_adj},
+        "linux": {**linux, "resources": resources | _limits(asked, cgroup_v2=cgroup_v2)},
+    }
 
 
 def _resources(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
-    asked = grant.resources
+    rules: list[dict[str, object]] = [{"allow": grant.privileged, "access": "rwm"}]
+    if not grant.privileged:
+        rules += map(device_rule, layout.devices)
+    result: dict[str, object] = {
+        "devices": rules,
+        **_limits(grant.resources, cgroup_v2=layout.cgroup_v2),
+    }
+    if grant.pids_limit is not None:
+        result["pids"] = {"limit": grant.pids_limit}
+    return result
+
+
+def _limits(asked: Resources, *, cgroup_v2: bool) -> dict[str, object]:
     cpu: dict[str, object] = {
         "shares": asked.cpu_shares,
         "quota": asked.cpu_quota_us,
@@ -238,27 +263,24 @@ def _resources(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
         "limit": asked.memory_limit_bytes,
         "swap": asked.memory_swap_limit_bytes,
     }  # swap -1: any
-    allowed: list[dict[str, object]] = [{"allow": grant.privileged, "access": "rwm"}]
-    if not grant.privileged:  # a node in /dev is of no use to what the cgroup keeps away from it
-        allowed += [_access(device) for device in layout.devices]
     result: dict[str, object] = {
-        "devices": allowed,
         "cpu": {key: value for key, value in cpu.items() if value and value != -1},
         "memory": {key: value for key, value in memory.items() if value},
     }
-    if grant.pids_limit is not None:
-        result["pids"] = {"limit": grant.pids_limit}
     if asked.hugepage_limits_bytes:
         result["hugepageLimits"] = [
             {"pageSize": size, "limit": limit}
             for size, limit in sorted(asked.hugepage_limits_bytes.items())
         ]
-    if unified := _unified(asked, layout):
+    # runc tells systemd of every limit but this one, and systemd then puts its own in place of it.
+    own = {} if allows_swap(asked) or not cgroup_v2 else {NO_SWAP: "0"}
+    if unified := {**own, **asked.unified}:
         result["unified"] = unified
     return result
 
 
-def _access(device: DeviceNode) -> dict[str, object]:
+def device_rule(device: DeviceNode) -> dict[str, object]:
+    """Return the cgroup's rule: to make the node is not yet to be allowed to use it."""
     return {
         "allow": True,
         "type": device.kind,
@@ -268,7 +290,8 @@ def _access(device: DeviceNode) -> dict[str, object]:
     }
 
 
-def _device(device: DeviceNode) -> dict[str, object]:
+def device_entry(device: DeviceNode) -> dict[str, object]:
+    """Return the node that the OCI runtime makes."""
     return {
         "path": device.path,
         "type": device.kind,

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias, TypedDict, cast
 from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.policy import seccomp, sysctls
 from noderuntime.policy.capabilities import KNOWN
-from noderuntime.policy.mounts import is_below
+from noderuntime.policy.mounts import covering
 from noderuntime.policy.rules import ExceptionRule, HandlerRules, Ranges, SeccompRules
 
 _COMPARED: Final = frozenset(
@@ -121,7 +121,7 @@ def _ulimits(base: HandlerRules, child: HandlerRules) -> bool:
 
 def _devices(base: HandlerRules, child: HandlerRules) -> bool:
     for each in child.devices:
-        above = [rule for rule in base.devices if is_below(each.path, rule.path)]
+        above = covering(each.path, base.devices)
         if not set(each.permissions) <= {letter for rule in above for letter in rule.permissions}:
             return True
     return False
@@ -135,7 +135,7 @@ def _cdi(base: HandlerRules, child: HandlerRules) -> bool:
 
 def _host_paths(base: HandlerRules, child: HandlerRules) -> bool:
     for each in child.host_paths:
-        above = [rule for rule in base.host_paths if is_below(each.path, rule.path)]
+        above = covering(each.path, base.host_paths)
         if not above or (not each.readonly and all(rule.readonly for rule in above)):
             return True
         if not set(each.propagation) <= {word for rule in above for word in rule.propagation}:

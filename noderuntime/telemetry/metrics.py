@@ -71,6 +71,12 @@ _pull_seconds = Histogram(
     buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
     registry=REGISTRY,
 )
+_damaged = Counter(
+    "noderuntime_damaged_records",
+    "Records that could not be read at a start, by kind: set aside, or written anew.",
+    ("kind",),
+    registry=REGISTRY,
+)
 _build = Gauge(
     "noderuntime_build_info",
     "Always 1, with the version as label.",
@@ -102,6 +108,11 @@ def observe_pull(outcome: str, seconds: float) -> None:
     _pull_seconds.observe(seconds)
 
 
+def count_damaged_record(kind: str) -> None:
+    """Count one record that was damaged: sandbox, container, intent, image, layer, ..."""
+    _damaged.labels(kind=kind).inc()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReading:
     """What the node holds now: counts by state (CRI's names), and the served revision."""
@@ -111,6 +122,7 @@ class NodeReading:
     revision: str = ""
     revision_valid: bool = True
     stale_containers: int = 0
+    lost_monitors: int = 0
 
 
 class NodeCollector(Collector):
@@ -147,6 +159,11 @@ class NodeCollector(Collector):
             "noderuntime_stale_containers",
             "Containers that run under an older revision than the served one.",
             value=reading.stale_containers,
+        )
+        yield GaugeMetricFamily(
+            "noderuntime_lost_monitors",
+            "Running containers whose monitor was killed: what they write is lost.",
+            value=reading.lost_monitors,
         )
 
 

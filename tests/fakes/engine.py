@@ -63,6 +63,12 @@ class World:
     processes: dict[str, str] = field(default_factory=dict[str, str])  # ID -> created, running
     monitors: set[str] = field(default_factory=set[str])
     exits: dict[str, Exit] = field(default_factory=dict[str, Exit])
+    sealed: set[str] = field(default_factory=set[str])
+    left_out: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
+    counts_swap: bool = True
+    has_swap: bool = True
+    oom_scores: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    lost_exits: dict[str, Exit] = field(default_factory=dict[str, Exit])  # what the kernel knows
     ended: list[asyncio.Queue[str]] = field(default_factory=list[asyncio.Queue[str]])
     images: dict[str, Image] = field(default_factory=dict[str, Image])
     calls: list[str] = field(default_factory=list[str])
@@ -77,6 +83,8 @@ class World:
     apparmor: FakeAppArmor = field(default_factory=FakeAppArmor)
     selinux: FakeSelinux = field(default_factory=FakeSelinux)
     contexts: dict[str, str] = field(default_factory=dict[str, str])  # of overlays, by target
+    execs: list[ExecRequest] = field(default_factory=list[ExecRequest])
+    tmpfs: dict[str, int] = field(default_factory=dict[str, int])  # target -> bytes
 
     def call(self, name: str) -> None:
         """Record a call, and fail it where a test says so."""
@@ -179,6 +187,7 @@ class FakeMounts:
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         self._world.call("mounts.tmpfs")
+        self._world.tmpfs[str(target)] = size_bytes
         self._world.mount(target)
 
     async def overlay(
@@ -202,6 +211,14 @@ class FakeMounts:
         self._world.mounts.add(str(target))
         return (target / "below",)
 
+    async def set_bindable(self, targets: Sequence[Path], *, bindable: bool) -> None:
+        self._world.call("mounts.set_bindable")
+        self._world.sealed = set() if bindable else set(map(str, targets))
+
+    async def leave_out(self, pid: int, folders: Sequence[Path]) -> None:
+        self._world.call("mounts.leave_out")
+        self._world.left_out[pid] = tuple(map(str, folders))
+
     async def unmount(self, target: Path) -> None:
         self._world.call("mounts.unmount")
         self._world.mounts = {m for m in self._world.mounts if not Path(m).is_relative_to(target)}
@@ -222,14 +239,21 @@ class FakeCgroups:
     def has_controller(self, name: str) -> bool:
         return name in self._world.controllers
 
+    def can_limit_swap(self) -> bool:
+        return self._world.counts_swap
+
+    def has_swap(self) -> bool:
+        return self._world.has_swap
+
+    async def set_oom_score(self, oci_path: str, before: int, score: int) -> None:
+        self._world.call("cgroups.set_oom_score")
+        self._world.oom_scores[oci_path] = (before, score)
+
     async def lift_cpu_quota(self, oci_path: str) -> None:
         self._world.call("cgroups.lift_cpu_quota")
 
     async def count_oom_kills(self, oci_path: str) -> None:
         pass
-
-    async def oom_kills(self, oci_path: str) -> int:
-        return self._world.oom_kills if oci_path in self._world.cgroups else 0
 
     def oci_path(self, parent: str, container_id: str) -> str:
         return f"{parent or '/fake'}/{container_id}"
@@ -253,6 +277,9 @@ class FakeCgroups:
             raise NotFoundError(f"cgroup {oci_path} is not there")
         return CgroupMetrics(id=oci_path, threads=1, oom_kills=self._world.oom_kills)
 
+    async def oom_kills(self, oci_path: str) -> int:
+        return self._world.oom_kills if oci_path in self._world.cgroups else 0
+
     async def pod_metrics(self, parent: str) -> CgroupMetrics:
         return CgroupMetrics(id=parent, threads=2)
 
@@ -273,6 +300,10 @@ class FakeRuntime:
         return self._binary
 
     @property
+    def program(self) -> Path:
+        return self._binary
+
+    @property
     def root(self) -> Path:
         return self._world.root / "run" / "oci"
 
@@ -290,6 +321,9 @@ class FakeRuntime:
         is_ignored = signal in self._world.ignored_signals
         if container_id in self._world.processes and not is_ignored:
             self._world.end(container_id, 128 + signal)
+
+    async def forget(self, container_id: str, bundle: Path) -> None:
+        await self.delete(container_id)
 
     async def delete(self, container_id: str) -> None:
         self._world.call("runtime.delete")
@@ -332,6 +366,13 @@ class FakeMonitor:
     async def is_alive(self, container_id: str) -> bool:
         return container_id in self._world.monitors
 
+    async def lost_exit_of(self, container_id: str) -> Exit | None:
+        return self._world.lost_exits.get(container_id)
+
+    async def end_log(self, container_id: str, sentence: str) -> None:
+        self._world.call("monitor.end_log")
+        assert container_id, sentence
+
     async def signal(self, container_id: str, number: int) -> bool:
         del container_id, number
         return False  # the OCI runtime does it
@@ -362,6 +403,7 @@ class FakeExec:
 
     async def sync(self, runtime: OciRuntime, request: ExecRequest, timeout_s: float) -> ExecResult:
         self._world.call("exec.sync")
+        self._world.execs.append(request)
         args = request.process["args"]
         return ExecResult(stdout=repr(args).encode(), stderr=b"", exit_code=0)
 

@@ -53,6 +53,10 @@ class FakeNode:
     containers: dict[str, str] = field(default_factory=dict[str, str])
     monitors: dict[str, MonitorRequest] = field(default_factory=dict[str, MonitorRequest])
     ended: dict[str, Exit] = field(default_factory=dict[str, Exit])
+    lost: dict[str, int] = field(
+        default_factory=dict[str, int]
+    )  # exit codes the kernel still knows
+    logs_ended: list[str] = field(default_factory=list[str])
     ignores: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     watchers: list[asyncio.Queue[str]] = field(default_factory=list[asyncio.Queue[str]])
     now_ns: int = 1_000_000_000
@@ -182,6 +186,12 @@ class FakeMounts:
         self._node.mounts[target] = f"{source} by {userns}"
         return ()
 
+    async def set_bindable(self, targets: Sequence[Path], *, bindable: bool) -> None:
+        await self._node.at("mounts.set_bindable", f"{[*map(str, targets)]} {bindable}")
+
+    async def leave_out(self, pid: int, folders: Sequence[Path]) -> None:
+        await self._node.at("mounts.leave_out", f"{pid} {[*map(str, folders)]}")
+
     async def unmount(self, target: Path) -> None:
         await self._node.at("mounts.unmount", str(target))
         for path in [p for p in self._node.mounts if p.is_relative_to(target)]:
@@ -204,14 +214,20 @@ class FakeCgroups:
     def has_controller(self, name: str) -> bool:
         return bool(name)
 
+    def can_limit_swap(self) -> bool:
+        return True
+
+    def has_swap(self) -> bool:
+        return True
+
+    async def set_oom_score(self, oci_path: str, before: int, score: int) -> None:
+        await self._node.at("cgroups.set_oom_score", f"{oci_path} {before} {score}")
+
     async def lift_cpu_quota(self, oci_path: str) -> None:
         await self._node.at("cgroups.lift_cpu_quota", oci_path)
 
     async def count_oom_kills(self, oci_path: str) -> None:
         pass
-
-    async def oom_kills(self, oci_path: str) -> int:
-        return 0
 
     def oci_path(self, parent: str, container_id: str) -> str:
         return f"{parent or '/noderuntime'}/{container_id}"
@@ -235,6 +251,9 @@ class FakeCgroups:
     async def metrics(self, oci_path: str) -> CgroupMetrics:
         reading = await self.stats(oci_path)
         return CgroupMetrics(id=oci_path, threads=reading.pids)
+
+    async def oom_kills(self, oci_path: str) -> int:
+        return (await self.metrics(oci_path)).oom_kills
 
     async def pod_metrics(self, parent: str) -> CgroupMetrics:
         reading = await self.pod_stats(parent)
@@ -264,6 +283,10 @@ class FakeOciRuntime:
         return self._binary
 
     @property
+    def program(self) -> Path:
+        return self._binary
+
+    @property
     def root(self) -> Path:
         return self._root
 
@@ -283,6 +306,9 @@ class FakeOciRuntime:
             return
         if signal == SIGKILL or signal not in self._node.ignores[container_id]:
             self._node.end(container_id, 128 + signal)
+
+    async def forget(self, container_id: str, bundle: Path) -> None:
+        await self.delete(container_id)
 
     async def delete(self, container_id: str) -> None:
         await self._node.at("runtime.delete", container_id)
@@ -372,6 +398,14 @@ class FakeMonitor:
 
     async def is_alive(self, container_id: str) -> bool:
         return container_id in self._node.monitors and container_id not in self._node.ended
+
+    async def lost_exit_of(self, container_id: str) -> Exit | None:
+        code = self._node.lost.get(container_id)
+        return None if code is None else Exit(code=code, finished_at_ns=self._node.now_ns)
+
+    async def end_log(self, container_id: str, sentence: str) -> None:
+        assert sentence
+        self._node.logs_ended.append(container_id)
 
     async def signal(self, container_id: str, number: int) -> bool:
         del container_id, number

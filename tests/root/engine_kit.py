@@ -43,6 +43,7 @@ SHARED_PID = Namespaces(pid=NamespaceMode.POD)
 MAPPING = IdMapping(container_id=0, host_id=1_000_000, length=65536)
 USERS = UserNamespace(uids=MAPPING, gids=MAPPING)
 OWN_USERS = Namespaces(user=USERS)
+STAYS = re.compile(r"/run/programs(/|$)")  # of the node, as its bridge is
 INSIDE = re.compile(r"^state/images/|/rootfs/|/volumes/|/mapped/|^state/snapshots/[^/]+/[^/]+/")
 
 
@@ -160,7 +161,7 @@ class RealNode:
         ignored = ("boot_id", "last_reserved_ip.0", "lock")
         folders = ("run", "state", "leases")
         return {
-            "mounts": sorted(mount for mount in mounts if mount.startswith(mine)),
+            "mounts": sorted(m for m in mounts if m.startswith(mine) and not STAYS.search(m)),
             # Others may make links of their own meanwhile: only those on our bridge.
             "links": sorted(p.name for p in Path("/sys/class/net", self.bridge).glob("brif/*")),
             "cgroups": [path for path in self.cgroups() if not path.endswith(self.cgroup_parent)],
@@ -171,6 +172,7 @@ class RealNode:
                 for path in (self.root / folder).rglob("*")
                 if path.name not in ignored
                 and not INSIDE.search(name := str(path.relative_to(self.root)))
+                and not STAYS.search(f"/{name}")
             ),
         }
 

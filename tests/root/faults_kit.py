@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,12 +37,17 @@ if [ -e "$fault" ]; then
         hang-after) {real} "$@"; read -r _ <{folder}/fifo;;
         die) kill -9 $$;;
         die-after) {real} "$@"; kill -9 $$;;
+        die-within*)
+            {real} "$@" <&0 &
+            sleep "$(sed 's/die-within //' "$fault")"
+            kill -9 $!; kill -9 $$;;
         garbage) printf '}}{{ \\377 not JSON'; exit 0;;
         fail) printf 'of its own\\n}}{{ \\377 words' >&2; exit 3;;
     esac
 fi
 exec {real} "$@"
 """
+WITHIN = ("die-within 0", "die-within 0.002", "die-within 0.006")  # seconds
 FAULTS = ("hang", "hang-after", "die", "die-after", "garbage", "fail")
 
 
@@ -79,6 +86,12 @@ class FaultyNode(RealNode):
             program = self.programs / name
             program.write_text(STAND_IN.format(folder=self.programs, name=name, real=real))
             program.chmod(0o755)
+
+    def kill_monitors(self) -> None:
+        """SIGKILL every conmon of this node."""
+        for file in (self.config.run_dir / "containers").glob("*/conmon.pid"):
+            with suppress(ProcessLookupError, ValueError):
+                os.kill(int(file.read_text()), signal.SIGKILL)
 
     def fail(self, place: str, fault: str) -> None:
         """Let ``PROGRAM.VERB`` do as ``fault`` says; "" is what it is for."""

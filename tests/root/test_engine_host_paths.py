@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from noderuntime.api.revision import RevisionHandler, RevisionProfile, make_revision
-from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.cli.parts import parts_of
 from noderuntime.engine.engine import Engine
 from noderuntime.errors import DeniedError, HostError
@@ -20,8 +18,7 @@ from noderuntime.policy.model import ContainerConfig, Mount, Propagation
 from noderuntime.policy.spec import DEFAULT_MASKED, DEFAULT_READONLY
 from tests.root.engine_kit import OWN_USERS, RealNode
 from tests.root.engine_scene import Scene, searchable_node
-
-HANDLERS = ("crun-profile", "runc-profile")
+from tests.root.profile_kit import HANDLERS, serve
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +40,10 @@ def allowed(node: RealNode, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(("rm", "-r", folder, secret), check=True)
 
 
-def serve(node: RealNode, folder: Path, **profile: object) -> None:
-    """Serve a profile that allows the folder, on both OCI runtimes."""
+def allow(node: RealNode, folder: Path, **profile: object) -> None:
+    """Serve a profile that allows the folder."""
     path = {"path": str(folder), "readOnly": False, "propagation": ["Bidirectional"]}
-    spec = SecurityProfileSpec.model_validate({"hostPaths": [path], **profile})
-    handlers = tuple(
-        RevisionHandler(
-            name=name,
-            node_runtime="test",
-            oci_runtime="crun" if name.startswith("crun") else "runc",
-            profile=RevisionProfile(name="test", spec=spec),
-        )
-        for name in HANDLERS
-    )
-    revision = make_revision(handlers).model_dump_json(by_alias=True)
-    beside = node.root / "current.new"
-    beside.write_text(revision)
-    beside.rename(node.root / "current")
+    serve(node, {"hostPaths": [path], **profile})
 
 
 @pytest.fixture
@@ -104,7 +88,7 @@ async def said(engine: Engine, container_id: str, *command: str) -> str:
 async def test_a_name_that_is_swapped_after_the_decision_changes_nothing(
     node: RealNode, engine: Engine, allowed: Path, handler: str, users: bool
 ) -> None:
-    serve(node, allowed)
+    allow(node, allowed)
     node = replace(node, namespaces=OWN_USERS) if users else node
     sandbox_id = await engine.run_sandbox(node.sandbox(), handler)
     mount = Mount(container_path="/tmp", host_path=str(allowed / "x"))
@@ -131,7 +115,7 @@ class SwappingMounts(KernelMounts):
 async def test_a_name_that_is_swapped_while_it_is_mounted_changes_nothing(
     node: RealNode, allowed: Path
 ) -> None:
-    serve(node, allowed)
+    allow(node, allowed)
     async for engine in an_engine(node, mounts=SwappingMounts(allowed)):
         sandbox_id = await engine.run_sandbox(node.sandbox(), HANDLERS[0])
         mount = Mount(container_path="/tmp", host_path=str(allowed / "x"))
@@ -143,7 +127,7 @@ async def test_a_name_that_is_swapped_while_it_is_mounted_changes_nothing(
 async def test_a_name_that_was_swapped_before_is_refused(
     node: RealNode, engine: Engine, allowed: Path
 ) -> None:
-    serve(node, allowed)
+    allow(node, allowed)
     swap(allowed)
     sandbox_id = await engine.run_sandbox(node.sandbox(), HANDLERS[0])
     mount = Mount(container_path="/tmp", host_path=str(allowed / "x"))
@@ -152,7 +136,7 @@ async def test_a_name_that_was_swapped_before_is_refused(
 
 
 async def test_a_container_that_fails_later_leaves_no_mount(node: RealNode, allowed: Path) -> None:
-    serve(node, allowed)
+    allow(node, allowed)
 
     async def fault(verb: str, place: str) -> None:
         if (verb, place) == ("create_container", "record:before"):
@@ -194,7 +178,7 @@ def mounts_of(folder: Path) -> list[str]:
 async def test_what_is_mounted_inside_stays_on_the_node_where_the_profile_lets_it_go_there(
     node: RealNode, engine: Engine, shared: Path, handler: str
 ) -> None:
-    serve(node, shared, privileged="Allow")
+    allow(node, shared, privileged="Allow")
     sandbox_id = await engine.run_sandbox(replace(node.sandbox(), privileged=True), handler)
     mount = Mount(
         container_path="/tmp", host_path=str(shared), propagation=Propagation.BIDIRECTIONAL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from noderuntime.engine.engine import Engine
-from noderuntime.policy.model import Mount
+from noderuntime.errors import FailedPreconditionError
+from noderuntime.policy.model import Mount, Propagation
 from tests.root.engine_kit import RealNode
 from tests.root.engine_scene import Scene, made_node
 
@@ -63,3 +65,66 @@ async def test_a_recursive_read_only_mount_is_read_only_below_other_mounts_too(
     script = f"echo {time.time_ns()} > /tmp/a; echo 1 > /tmp/below/a; true"
     result = await engine.exec_sync(container_id, ("/bin/busybox", "sh", "-c", script), 10.0)
     assert result.stderr.decode().count("Read-only file system") == refused
+
+
+def mounts_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/mountinfo").read_text()
+
+
+async def pod(node: RealNode, engine: Engine, handler: str, attempt: int, *mounts: Mount) -> str:
+    """Run a Pod with one container; return the container's ID."""
+    sandbox_id = await engine.run_sandbox(node.sandbox(attempt), handler)
+    image = node.container().mounts
+    config = replace(node.container(), mounts=(*image, *mounts))
+    container_id = await engine.create_container(sandbox_id, config)
+    await engine.start_container(container_id)
+    return container_id
+
+
+@pytest.mark.parametrize("handler", ["", "runc"])
+@pytest.mark.parametrize("source", ["/", "run_dir"])
+async def test_a_container_that_binds_everything_keeps_nothing_of_another_one(
+    node: RealNode, engine: Engine, handler: str, source: str
+) -> None:
+    run_dir = node.config.run_dir
+    path = "/" if source == "/" else str(run_dir)
+    other = await pod(node, engine, handler, 0)
+    sandbox = engine.container(other).sandbox_id
+    everything = Mount(container_path="/host", host_path=path, readonly=True)
+    binder = await pod(node, engine, handler, 1, everything)
+    seen = mounts_of(engine.container(binder).pid)
+    for mount in (
+        run_dir / "containers" / other / "rootfs",
+        run_dir / "containers" / other / "volumes",
+        run_dir / "sandboxes" / sandbox / "ns",
+    ):
+        assert f"/host{str(mount).removeprefix(path.rstrip('/'))}" not in seen
+        assert str(mount) in mounts_of(os.getpid())
+    await engine.remove_sandbox(sandbox)
+    assert other not in mounts_of(os.getpid())
+    assert not (run_dir / "containers" / other).exists()
+    assert not (node.root / "state" / "snapshots" / other).exists()
+    result = await engine.exec_sync(binder, ("/bin/busybox", "true"), 10.0)
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("propagation", [Propagation.BIDIRECTIONAL, Propagation.HOST_TO_CONTAINER])
+async def test_a_path_of_a_mount_that_propagates_nothing_is_refused(
+    node: RealNode, engine: Engine, tmp_path: Path, propagation: Propagation
+) -> None:
+    subprocess.run(("mount", "-t", "tmpfs", "tmpfs", tmp_path), check=True)
+    subprocess.run(("mount", "--make-private", tmp_path), check=True)
+    (tmp_path / "volume").mkdir()
+    asked = Mount(
+        container_path="/tmp", host_path=str(tmp_path / "volume"), propagation=propagation
+    )
+    try:
+        with pytest.raises(FailedPreconditionError, match=f"in the mount {tmp_path}, which is not"):
+            await pod(node, engine, "", 0, asked)
+        await Scene(node, engine).remove_everything()
+        subprocess.run(("mount", "--make-shared", tmp_path), check=True)
+        container_id = await pod(node, engine, "", 1, asked)
+        await engine.remove_container(container_id)
+    finally:
+        await Scene(node, engine).remove_everything()
+        subprocess.run(("umount", tmp_path), check=True)

@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import pytest
 
+from noderuntime.engine import exits
 from noderuntime.engine.engine import Engine
 from noderuntime.engine.state import ContainerRecord, ContainerState
-from noderuntime.errors import HostError
+from noderuntime.errors import FailedPreconditionError, HostError
 from noderuntime.policy.model import (
     ContainerConfig,
     ContainerSecurity,
@@ -181,21 +182,63 @@ async def test_a_pod_runs_and_logs_on_when_its_runtime_is_replaced(node: RealNod
     assert node.leftovers(empty) == []
 
 
-async def test_a_container_whose_monitor_was_killed_runs_on_and_ends_as_unknown(
-    node: RealNode, engine: Engine
-) -> None:
-    container_id = await started(node, engine, node.container())
+async def without_monitor(node: RealNode, engine: Engine, script: str) -> str:
+    container_id = await started(node, engine, node.container(script=script))
     bundle = node.config.run_dir / "containers" / container_id
     os.kill(int((bundle / "conmon.pid").read_text()), signal.SIGKILL)
-    result = await engine.exec_sync(container_id, ("/bin/busybox", "true"), DEADLINE_S)
+    until = time.monotonic() + DEADLINE_S
+    while not engine.container(container_id).monitor_lost:
+        assert time.monotonic() < until
+        await asyncio.sleep(0.02)
+    return container_id
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "reason"),
+    [
+        pytest.param("exit 7", 7, "Error", id="an exit code"),
+        pytest.param("kill -SEGV $$", 139, "Error", id="a signal"),
+        pytest.param("exit 0", 0, "Completed", id="success"),
+        pytest.param("while :; do echo x; done", 141, "Error", id="a write to nobody"),
+    ],
+)
+async def test_a_container_whose_monitor_was_killed_runs_on_and_its_exit_code_is_told(
+    node: RealNode,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    end: str,
+    code: int,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(exits, "LOOK_EVERY_S", 0.1)
+    script = f"printf begun; until [ -e /go ]; do busybox sleep 0.05; done; {end}"
+    # Not as PID 1, which the kernel would keep from its own signals.
+    container_id = await without_monitor(node, engine, f"sh -c '{script}'; exit $?")
+    running = engine.container(container_id)
+    assert "killed" in running.message
+    log = engine.log_file(running).read_text().splitlines()
+    assert "noderuntime: the container's monitor was killed" in log[-1]
+    for call in (engine.attach(container_id), engine.reopen_log(container_id)):
+        with pytest.raises(FailedPreconditionError, match="lost its monitor"):
+            await call
+    result = await engine.exec_sync(container_id, ("/bin/busybox", "touch", "/go"), DEADLINE_S)
     assert result.exit_code == 0
-    await engine.stop_container(container_id, DEADLINE_S)
-    record = engine.container(container_id)
-    assert (record.state, record.exit_code, record.reason) == (
-        ContainerState.EXITED,
-        255,
-        "Unknown",
-    )
+    record = await ended(engine, container_id)
+    assert (record.exit_code, record.reason) == (code, reason)
+    assert "exit code is the kernel's" in record.message
+
+
+async def test_a_runtime_that_found_a_container_without_a_monitor_knows_its_end(
+    node: RealNode, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exits, "LOOK_EVERY_S", 0.1)
+    container_id = await without_monitor(node, engine, "trap 'exit 5' TERM; sleep 60 & wait")
+    second = node.engine()
+    await second.recover()
+    await second.stop_container(container_id, DEADLINE_S)
+    record = second.container(container_id)
+    assert (record.exit_code, record.reason) == (5, "Error")
+    await second.close()
 
 
 async def test_a_container_that_uses_too_much_memory_is_oom_killed(

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from noderuntime.api.config import UlimitConfig
+from noderuntime.cli.parts import parts_of
 from noderuntime.engine.engine import Engine
+from noderuntime.errors import InvalidArgumentError
 from noderuntime.host.cgroups import UNIFIED, KernelCgroups, hierarchies
 from noderuntime.policy.model import Resources
 from tests.root.engine_kit import RealNode
@@ -24,6 +27,7 @@ IS_V2 = set(hierarchies()) == {UNIFIED}
 CPU_QUOTA = ("cpu", "cpu.cfs_quota_us", "cpu.max")
 CPU_SHARES = ("cpu", "cpu.shares", "cpu.weight")
 MEMORY = ("memory", "memory.limit_in_bytes", "memory.max")
+SWAP = ("memory", "memory.memsw.limit_in_bytes", "memory.swap.max")
 CPUSET = ("cpuset", "cpuset.cpus", "cpuset.cpus")
 HUGEPAGES = ("hugetlb", "hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max")
 
@@ -112,6 +116,104 @@ async def test_cpus_and_huge_pages_are_set_and_changed(node: RealNode, engine: E
     )
     assert read(engine, container_id, CPUSET) == "0-1"
     assert read(engine, container_id, HUGEPAGES) == str(8 * MIB)
+
+
+def scores(pid: int) -> list[str]:
+    tree = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    return [Path(f"/proc/{each}/oom_score_adj").read_text().strip() for each in tree]
+
+
+async def test_an_oom_score_changes_in_place_for_every_process(
+    node: RealNode, engine: Engine
+) -> None:
+    script = "busybox sleep 60 & echo 7 >/proc/$!/oom_score_adj; busybox sleep 60 & wait"
+    container_id = await started(node, engine, Resources(oom_score_adj=900), script)
+    pid = engine.container(container_id).pid
+    until = time.monotonic() + DEADLINE_S
+    while sorted(scores(pid)) != ["7", "900", "900"]:
+        assert time.monotonic() < until, scores(pid)
+        await asyncio.sleep(0.02)
+    await engine.update_resources(container_id, Resources(oom_score_adj=950))
+    assert sorted(scores(pid)) == ["7", "950", "950"]  # what the container set itself stays
+    command = ("/bin/cat", "/proc/self/oom_score_adj")
+    result = await engine.exec_sync(container_id, command, DEADLINE_S)
+    assert result.stdout == b"950\n"
+
+
+async def test_a_created_container_starts_with_limits_that_came_after(
+    node: RealNode, engine: Engine
+) -> None:
+    sandbox_id = await engine.run_sandbox(node.sandbox(), "")
+    first = Resources(cpu_period_us=100_000, cpu_quota_us=50_000)
+    config = replace(node.container(), resources=first)
+    container_id = await engine.create_container(sandbox_id, config)
+    await engine.update_resources(
+        container_id, Resources(cpu_quota_us=70_000, memory_limit_bytes=64 * MIB)
+    )
+    await engine.start_container(container_id)
+    assert read(engine, container_id, CPU_QUOTA) == "70000"
+    assert read(engine, container_id, MEMORY) == str(64 * MIB)
+
+
+async def test_swap_is_limited_and_told(node: RealNode, engine: Engine) -> None:
+    limits = Resources(memory_limit_bytes=64 * MIB, memory_swap_limit_bytes=96 * MIB)
+    container_id = await started(node, engine, limits)
+    # v1 limits both together, v2 swap alone.
+    wanted = str(32 * MIB if IS_V2 else 96 * MIB)
+    assert read(engine, container_id, SWAP) == wanted
+    cgroup = engine.container(container_id).cgroup_path
+    assert (await KernelCgroups().metrics(cgroup)).memory_swap_bytes == 0
+
+
+async def test_memory_qos_is_set_on_v2_and_refused_by_name_on_v1(
+    node: RealNode, engine: Engine
+) -> None:
+    keys = {"memory.min": str(8 * MIB), "memory.high": str(48 * MIB), "memory.oom.group": "1"}
+    limits = Resources(memory_limit_bytes=64 * MIB, unified=keys)
+    if not IS_V2:
+        with pytest.raises(InvalidArgumentError, match=r"memory\.high needs cgroup v2"):
+            await started(node, engine, limits)
+        return
+    container_id = await started(node, engine, limits)
+    await engine.update_resources(container_id, Resources(unified={"memory.high": str(56 * MIB)}))
+    wanted = {**keys, "memory.high": str(56 * MIB)}
+    assert {key: read(engine, container_id, ("", "", key)) for key in keys} == wanted
+
+
+@pytest.mark.parametrize("handler", ["crun", "runc"])
+async def test_ulimits_of_the_node_hold_for_a_container_and_what_is_executed_in_it(
+    node: RealNode, handler: str
+) -> None:
+    shutil.rmtree(node.root / "logs", ignore_errors=True)
+    empty = node.census()
+    limits = (
+        UlimitConfig(name="nofile", soft=321, hard=4321),
+        UlimitConfig(name="core", soft=0, hard=-1),
+    )
+    engine = Engine(parts_of(node.config.model_copy(update={"ulimits": limits})))
+    await engine.recover()
+    try:
+        await _ulimits_are(node, engine, handler, ["321", "4321", "0", "unlimited"])
+    finally:
+        await Scene(node, engine).remove_everything()
+        await engine.close()
+    assert [line for line in node.leftovers(empty) if "run/oci" not in line] == []
+
+
+async def _ulimits_are(node: RealNode, engine: Engine, handler: str, wanted: list[str]) -> None:
+    script = "ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Hc"
+    sandbox_id = await engine.run_sandbox(node.sandbox(), handler)
+    config = node.container(script=f"{script}; busybox sleep 60 & wait")
+    container_id = await engine.create_container(sandbox_id, config)
+    await engine.start_container(container_id)
+    command = ("/bin/busybox", "sh", "-c", script)
+    result = await engine.exec_sync(container_id, command, DEADLINE_S)
+    assert result.stdout.decode().split() == wanted
+    log = engine.log_file(engine.container(container_id))
+    until = time.monotonic() + DEADLINE_S
+    while [line.split(" ", 3)[-1] for line in log.read_text().splitlines()] != wanted:
+        assert time.monotonic() < until, log.read_text()
+        await asyncio.sleep(0.02)
 
 
 async def test_metrics_tell_what_a_real_container_uses(node: RealNode, engine: Engine) -> None:

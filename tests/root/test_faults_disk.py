@@ -14,6 +14,7 @@ import pytest
 
 from noderuntime.engine import exits
 from noderuntime.engine.state import ContainerState, SandboxState
+from noderuntime.engine.store import COPY
 from noderuntime.errors import NodeRuntimeError
 from tests.root.engine_kit import RealNode
 from tests.root.engine_scene import Scene, made_node
@@ -21,6 +22,8 @@ from tests.root.mounts_kit import unmount_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from noderuntime.engine.engine import Engine
 
 PAGE = 4096
 LEVELS = 14  # pages left: one life's writes, the last level is room enough
@@ -152,6 +155,79 @@ def damage(path: Path, how: str) -> None:
     path.write_bytes({"torn": torn, "zeros": bytes(PAGE), "another kind": b'{"id": 7}'}[how])
 
 
+async def with_data(node: RealNode) -> tuple[Engine, str]:
+    """Run a container that has written something; return its ID."""
+    engine = node.engine()
+    await engine.recover()
+    scene = Scene(node, engine)
+    for verb in LIFE:
+        await scene.call(verb)
+    command = ("/bin/sh", "-c", "echo precious >/etc/written")
+    assert (await engine.exec_sync(scene.container_id, command, 10.0)).exit_code == 0
+    return engine, scene.container_id
+
+
+@pytest.mark.parametrize("with_image", [True, False], ids=["image there", "image removed"])
+@pytest.mark.parametrize("victim", ["snapshots/*/lowers.json", "images/layers/*/done"])
+@pytest.mark.parametrize("how", (*DAMAGES, "gone"))
+async def test_a_damaged_record_below_a_running_container_takes_nothing_from_it(
+    node: RealNode, victim: str, how: str, with_image: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    await node.load_image()
+    empty = node.census()
+    engine, container_id = await with_data(node)
+    if not with_image:
+        await engine.remove_image(engine.list_images()[0].id)
+    await engine.close()
+    file = next(iter((node.root / "state").glob(victim)))
+    if how == "gone":
+        file.unlink()
+    else:
+        damage(file, how)
+
+    for _ in range(2):  # what one start has set aside, the next one does not find
+        engine = node.engine()
+        await engine.recover()
+        command = ("/bin/cat", "/etc/written", "/bin/busybox")
+        result = await engine.exec_sync(container_id, command, 10.0)
+        assert (result.exit_code, result.stdout[:9]) == (0, b"precious\n")
+        usage = await engine.container_stats(container_id)
+        assert usage.writable_layer.used_bytes > 0
+        await engine.close()
+    assert "corrupted" in caplog.text or how == "gone"
+
+    await node.load_image()
+    engine = node.engine()
+    await engine.recover()
+    await Scene(node, engine).remove_everything()
+    await node.load_image()
+    assert node.leftovers(empty) == []
+    await engine.close()
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+async def test_of_a_record_and_its_copy_one_is_enough(node: RealNode, how: str) -> None:
+    empty = node.census()
+    first, container_id = await with_data(node)
+    await first.close()
+    run, state = node.config.run_dir, node.root / "state"
+    damage(run / "containers" / container_id / COPY, how)
+    damage(run / "sandboxes" / first.sandboxes()[0].id / COPY, how)
+    second = node.engine()
+    await second.recover()
+    assert second.containers() == first.containers()
+    await second.close()
+    damage(state / "containers" / f"{container_id}.json", how)
+    third = node.engine()
+    await third.recover()  # neither is left: then nobody will ever end it but this
+    assert third.containers() == ()
+    await Scene(node, third).remove_everything()
+    for aside in state.rglob("*.corrupt"):
+        shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+    assert node.leftovers(empty) == []
+    await third.close()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", DAMAGES)
 async def test_a_damaged_file_is_set_aside_and_the_runtime_answers(
@@ -170,12 +246,17 @@ async def test_a_damaged_file_is_set_aside_and_the_runtime_answers(
         (node.root / "state/intents" / name).write_text('{"verb": "stop_container", "until_ns": 0}')
     await first.close()
     victim = next(iter((node.root / "state" / kind).glob("*.json")))
+    sandboxes, containers = first.sandboxes(), first.containers()
     damage(victim, how)
 
     engine = node.engine()
     await engine.recover()
     scene = Scene(node, engine)
     engine.status()
+    # Nothing that runs is given up for it, whichever file it was.
+    assert (engine.sandboxes(), engine.containers()) == (sandboxes, containers)
+    command = ("/bin/busybox", "true")
+    assert (await engine.exec_sync(scene.container_id, command, 10.0)).exit_code == 0
     if engine.sandboxes():
         assert await call(scene, "stop_sandbox") == ""
     await scene.remove_everything()

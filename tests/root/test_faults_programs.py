@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from noderuntime.engine import container_stop, network, recovery
+from noderuntime.engine.engine import steps_of
 from noderuntime.errors import NodeRuntimeError
 from noderuntime.host import monitor, oci_runtime
 from noderuntime.network import plugin
 from tests.root.engine_kit import SETTLE_S
 from tests.root.engine_scene import Scene, made_node_of
-from tests.root.faults_kit import FAULTS, FaultyNode
+from tests.root.faults_kit import FAULTS, WITHIN, FaultyNode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -30,12 +31,19 @@ PROGRAMS = (
 CASES = [
     (place, fault)
     for place in PROGRAMS
-    for fault in FAULTS
+    for fault in (*FAULTS, *WITHIN)
     if not (place.endswith(".DEL") and fault == "garbage")
 ]
 CALL_S = 40.0  # no call takes longer: its programs have a second or two each, on a busy machine
 LIFE = ("run_sandbox", "create_container", "start_container", "exec", "stop_container")
 END = ("remove_container", "stop_sandbox", "remove_sandbox")
+# Where there may be a monitor: asked of the code, so that a new step is covered.
+MONITORED = tuple(
+    f"{place}:{when}"
+    for place in steps_of()
+    if not place.startswith(("run_sandbox", "create_container"))
+    for when in ("before", "after")
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +121,30 @@ async def test_a_faulty_program_fails_a_call_within_its_time_and_the_retry_works
     while node.census() != empty and time.monotonic() < until:
         await asyncio.sleep(0.1)  # the engine lets go of the rest meanwhile
     assert node.leftovers(empty) == []
+
+
+@pytest.mark.parametrize("place", MONITORED)
+async def test_a_monitor_killed_at_any_step_fails_no_more_than_that_call(
+    node: FaultyNode, impatient: None, place: str
+) -> None:
+    del impatient
+    empty, killed = node.census(), list[str]()
+
+    async def kill(verb: str, step: str) -> None:
+        if f"{verb}/{step}" == place and not killed:
+            killed.append(place)
+            node.kill_monitors()
+
+    engine = node.engine(kill)
+    await engine.recover()
+    scene = Scene(node, engine)
+    verb = place.partition("/")[0]
+    await scene.prepare(verb)
+    with short_deadlines():
+        await call(scene, verb)
+    assert killed == [place]
+    for again in (*END, *LIFE, *END):
+        assert await call(scene, again) == "", again
+    await scene.remove_everything()
+    assert node.leftovers(empty) == []
+    await engine.close()

@@ -94,8 +94,11 @@ async def test_a_killed_container_ends_with_128_and_the_signal(kit: Kit) -> None
 
 
 async def test_a_signal_reaches_the_first_process_without_the_oci_runtime(kit: Kit) -> None:
-    request = kit.bundle("sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.02; done")
+    script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.02; done"
+    request = kit.bundle("sh", "-c", script)
     await kit.run(request)
+    while b"ready" not in request.log_path.read_bytes():  # before, a first process ignores it
+        await asyncio.sleep(0.01)
     assert await kit.monitor.signal(request.container_id, signal.SIGTERM)
     assert (await kit.wait_exit(request.container_id)).code == 5
     assert not await kit.monitor.signal(request.container_id, signal.SIGTERM)  # ended

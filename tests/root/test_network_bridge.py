@@ -170,6 +170,19 @@ async def test_a_detached_pod_that_still_runs_is_cut_off(lab: Lab) -> None:
     await network.detach(one)
 
 
+async def test_a_pod_that_took_its_interface_down_is_detached_as_any(lab: Lab) -> None:
+    network = lab.network()
+    down, away = await lab.pod(), await lab.pod()
+    await network.attach(down)
+    await network.attach(away)
+    lab.run(down.netns, "ip", "link", "set", "eth0", "down")
+    lab.host("ip", "link", "set", lab.links()[0], "nomaster")
+    for pod in (down, away):
+        await network.detach(pod)
+    assert network.attached() == ()
+    lab.run(down.netns, "sh", "-c", "! ip link show eth0 2>/dev/null")
+
+
 async def test_a_failed_attach_leaves_nothing(lab: Lab) -> None:
     network = lab.network()
     await network.attach(await lab.pod())

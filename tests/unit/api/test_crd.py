@@ -8,7 +8,7 @@ import yaml
 
 from noderuntime.api import crd
 from noderuntime.api.definitions import DEFINITIONS
-from noderuntime.api.kubernetes import INT_OR_STRING, LIST_TYPE
+from noderuntime.api.kubernetes import FAILURE, INT_OR_STRING, LIST_TYPE
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 Json = dict[str, Any]
@@ -62,6 +62,28 @@ def test_every_field_is_described(kind: str) -> None:
         for path, schema, _ in walk(schema_of(kind)["properties"][part]):
             if not path.endswith(("[]", "{}")):
                 assert schema.get("description"), path
+
+
+def test_every_field_of_a_profile_says_what_breaks_it() -> None:
+    """A field inside of a list or of another is spoken for by the one around it."""
+    spec = crd.schema_of(DEFINITIONS[1])["properties"]["spec"]
+    silent: set[str] = set()
+    for path, schema, in_list in walk(spec):
+        inner = in_list or path.endswith("{}")
+        is_leaf = not schema.get("properties") and not inner and path
+        if is_leaf and FAILURE not in schema:
+            silent.add(path.lstrip("."))
+    # Each field of hostPaths says it itself; what a filter does is in the words of its fields.
+    assert {name for name in silent if not name.startswith("seccomp.")} == {"hostPaths"}
+
+
+def test_what_only_a_page_shows_is_in_no_crd() -> None:
+    assert FAILURE not in crd.to_yaml(CRDS)
+
+
+def test_no_default_hides_what_a_profile_leaves_to_its_base() -> None:
+    spec = schema_of("SecurityProfile")["properties"]["spec"]
+    assert [path for path, schema, _ in walk(spec) if "default" in schema] == [".mode"]
 
 
 @KINDS

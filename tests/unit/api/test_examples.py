@@ -9,6 +9,7 @@ from noderuntime.api.noderuntime import NodeRuntimeSpec
 from noderuntime.api.pages import EXAMPLES
 from noderuntime.api.revision import RevisionHandler, RevisionProfile, make_revision
 from noderuntime.api.securityprofile import SecurityProfileSpec
+from noderuntime.policy import inherit
 from noderuntime.policy.load import rules_of
 
 FOLDER = Path(__file__).resolve().parents[3] / "examples"
@@ -46,6 +47,17 @@ def test_a_node_can_serve_the_examples() -> None:
 def test_a_node_can_serve_the_examples_of_the_pages() -> None:
     specs = {kind: yaml.safe_load(text)["spec"] for kind, text in EXAMPLES.items()}
     check_rules(specs["NodeRuntime"], specs["SecurityProfile"])
+
+
+def test_the_profiles_of_the_examples_are_resolved_and_compiled() -> None:
+    profiles = {
+        each["metadata"]["name"]: SecurityProfileSpec.model_validate(each["spec"])
+        for each in objects()
+        if each["kind"] == "SecurityProfile"
+    }
+    for name in profiles:
+        inherit.check(name, inherit.resolve(name, profiles))
+    assert {"web", "payments"} <= set(profiles)
 
 
 def test_the_examples_belong_together() -> None:

@@ -219,7 +219,7 @@ CONTAINER_REFUSALS: list[tuple[str, Callable[[Container], object]]] = [
     ("mounts[0].recursive_read_only", lambda c: setattr(c.mounts[0], "readonly", False)),
     ("mounts[0].recursive_read_only", lambda c: setattr(c.mounts[0], "propagation", 1)),
     ("devices[0].permissions", lambda c: setattr(c.devices[0], "permissions", "rx")),
-    ("vendor.com/gpu=0", lambda c: c.CDI_devices.add(name="vendor.com/gpu=0")),
+    ("CDI_devices[0]", lambda c: c.CDI_devices.add(name="vendor.com/gpu=0\nx")),
     ("log_path", lambda c: setattr(c, "log_path", "../../../etc/passwd")),
     ("log_path", lambda c: setattr(c, "log_path", "/etc/passwd")),
     ("stop_signal", lambda c: setattr(c, "stop_signal", 1000)),

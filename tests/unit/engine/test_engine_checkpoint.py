@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from noderuntime.engine import checkpoint
 from noderuntime.engine.checkpoint import missing
 from noderuntime.errors import FailedPreconditionError, UnimplementedError
 from noderuntime.policy.model import Resources
@@ -36,15 +37,33 @@ async def test_without_criu_the_refusal_names_it(engine: Engine, path: Path) -> 
     with pytest.raises(FailedPreconditionError, match="not running"):
         await engine.checkpoint_container(container_id)
     await engine.start_container(container_id)
-    with pytest.raises(UnimplementedError, match="criu is not installed"):
+    with pytest.raises(FailedPreconditionError, match="criu is not installed"):
         await engine.checkpoint_container(container_id)
 
 
 async def test_with_criu_the_refusal_names_what_is_missing_then(path: Path) -> None:
-    program(path / "criu")
+    criu = program(path / "criu")
     assert "built without CRIU" in await missing(program(path / "crun", "+CAP +SECCOMP"))
-    assert "archives" in await missing(program(path / "crun", "+CAP +CRIU"))
-    assert "archives" in await missing(program(path / "runc"))
+    assert await missing(program(path / "crun", "+CAP +CRIU")) == ""
+    assert await missing(program(path / "runc")) == ""
+    criu.write_text("#!/bin/sh\necho 'Error (criu/vdso.c:381): vdso: Unexpected' >&2\nexit 1\n")
+    assert "cannot work on this kernel: " in (said := await missing(path / "runc"))
+    assert said.endswith("vdso: Unexpected")
+    assert await missing(path / "none") != ""
+
+
+async def test_where_nothing_is_missing_the_refusal_says_that_it_is_ours(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(_: Path) -> str:
+        return ""
+
+    monkeypatch.setattr(checkpoint, "missing", nothing)
+    sandbox_id = await engine.run_sandbox(sandbox_config(), "")
+    container_id = await engine.create_container(sandbox_id, container_config())
+    await engine.start_container(container_id)
+    with pytest.raises(UnimplementedError, match="archives are not served"):
+        await engine.checkpoint_container(container_id)
 
 
 async def test_limits_of_a_pod_are_in_its_record(engine: Engine) -> None:

@@ -380,3 +380,29 @@ async def test_running_containers_are_stale_when_the_profile_changed(
     with pytest.raises(FailedPreconditionError, match="is not served"):
         await engine.create_container(sandbox_id, container_config(attempt=2))
     assert engine.status().stale_containers == ("shop/web/app",)
+
+
+@pytest.mark.parametrize(
+    ("source", "seen"),
+    [
+        pytest.param("/", "/host{run}", id="the whole node"),
+        pytest.param("{run}", "/host", id="run_dir"),
+        pytest.param("{run}/sandboxes", "/host", id="a part of it"),
+        pytest.param("{run}/../link", "/host/run", id="by a link"),
+        pytest.param("/etc", None, id="something else"),
+    ],
+)
+async def test_what_binds_run_dir_gets_no_mount_of_others(
+    engine: Engine, world: World, source: str, seen: str | None
+) -> None:
+    run = world.root / "run"
+    (world.root / "link").symlink_to(world.root)
+    path = source.format(run=run).replace("/run/../", "/")
+    mount = Mount(container_path="/host", host_path=path, readonly=True)
+    sandbox_id = await engine.run_sandbox(sandbox_config(), "")
+    container_id = await engine.create_container(sandbox_id, container_config(mounts=(mount,)))
+    await engine.start_container(container_id)
+    pid = engine.container(container_id).pid
+    wanted = {} if seen is None else {pid: (seen.format(run=run.resolve()),)}
+    assert world.left_out == wanted
+    assert str(run / "containers" / container_id / "rootfs") in world.sealed

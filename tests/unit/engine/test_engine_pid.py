@@ -9,6 +9,7 @@ import pytest
 
 from noderuntime.engine.engine import Engine
 from noderuntime.engine.state import SandboxState
+from noderuntime.engine.store import COPY
 from noderuntime.errors import FailedPreconditionError, HostError, InvalidArgumentError
 from noderuntime.policy.model import ContainerSecurity, NamespaceMode, Namespaces
 from tests.fakes.engine import (
@@ -113,6 +114,7 @@ async def test_a_first_process_without_a_record_is_removed_at_start(
 ) -> None:
     sandbox_id = await shared_sandbox(engine)
     (world.root / "state" / "sandboxes" / f"{sandbox_id}.json").write_text("{")
+    (world.root / "run" / "sandboxes" / sandbox_id / COPY).unlink()
     second = new_engine(world)
     await second.recover()
     assert world.processes == {}

@@ -10,6 +10,7 @@ import pytest
 
 from noderuntime.engine.engine import Engine
 from noderuntime.engine.state import ContainerRecord, ContainerState, SandboxState
+from noderuntime.engine.store import COPY
 from noderuntime.errors import HostError, NetworkError
 from noderuntime.host.ports import Exit
 from tests.fakes.engine import World, container_config, new_engine, sandbox_config
@@ -92,7 +93,23 @@ async def test_a_container_of_which_nothing_is_left_is_exited_with_255(world: Wo
 async def test_a_container_runs_on_when_only_its_monitor_is_gone(world: World) -> None:
     _, container_id = await with_container(world)
     world.monitors.clear()
-    assert (await recovered(world, container_id)).state is ContainerState.RUNNING
+    record = await recovered(world, container_id)
+    assert (record.state, record.monitor_lost) == (ContainerState.RUNNING, True)
+    assert "nothing that it writes is kept" in record.message
+    record = await recovered(world, container_id)
+    assert world.calls.count("monitor.end_log") == 1  # said once, not at every look
+
+
+async def test_the_kernel_is_asked_for_the_end_of_a_container_without_a_monitor(
+    world: World,
+) -> None:
+    _, container_id = await with_container(world)
+    world.monitors.clear()
+    world.processes.clear()
+    world.lost_exits[container_id] = Exit(code=3, finished_at_ns=42)
+    record = await recovered(world, container_id)
+    assert (record.exit_code, record.reason, record.finished_at_ns) == (3, "Error", 42)
+    assert "exit code is the kernel's" in record.message
 
 
 async def test_a_created_container_can_be_started_after_a_restart(world: World) -> None:
@@ -149,6 +166,7 @@ async def test_a_corrupted_record_is_set_aside_and_its_leftovers_are_removed(
     name = sandbox_id if kind == "sandboxes" else container_id
     file = world.root / "state" / kind / f"{name}.json"
     file.write_text("{")
+    (world.root / "run" / kind / name / COPY).write_text("{")
     engine = await restarted(world)
     assert file.with_name(file.name + ".corrupt").exists()
     assert (world.processes, world.monitors, world.snapshots) == ({}, set(), set())
@@ -161,6 +179,25 @@ async def test_a_corrupted_record_is_set_aside_and_its_leftovers_are_removed(
         assert engine.sandbox(sandbox_id).state is SandboxState.READY
     new = await engine.run_sandbox(sandbox_config(), "")
     await engine.create_container(new, container_config())
+    await engine.close()
+
+
+@pytest.mark.parametrize("kind", ["sandboxes", "containers"])
+async def test_a_corrupted_record_of_what_runs_is_restored_from_its_copy(
+    world: World, kind: str
+) -> None:
+    sandbox_id, container_id = await with_container(world)
+    name = sandbox_id if kind == "sandboxes" else container_id
+    before = (dict(world.processes), set(world.mounts), set(world.snapshots))
+    file = world.root / "state" / kind / f"{name}.json"
+    held = file.read_bytes()
+    file.write_text("{")
+    engine = await restarted(world)
+    assert engine.container(container_id).state is ContainerState.RUNNING
+    assert engine.sandbox(sandbox_id).state is SandboxState.READY
+    assert file.read_bytes() == held
+    assert file.with_name(file.name + ".corrupt").exists()
+    assert (world.processes, world.mounts, world.snapshots) == before
     await engine.close()
 
 
@@ -188,6 +225,7 @@ async def test_the_runtime_starts_when_a_cleanup_fails_and_tries_it_again_next_t
     sandbox_id, container_id = await with_container(world)
     for kind, name in (("sandboxes", sandbox_id), ("containers", container_id)):
         (world.root / "state" / kind / f"{name}.json").write_text("torn")
+        (world.root / "run" / kind / name / COPY).unlink()
     world.failing[failing] = HostError("device or resource busy")
     with caplog.at_level(logging.WARNING):
         engine = await restarted(world)

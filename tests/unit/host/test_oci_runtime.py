@@ -57,6 +57,7 @@ def scripted(tmp_path: Path, script: str) -> OciCli:
     binary.write_text(f"#!/bin/sh\n{script}\n")
     binary.chmod(0o755)
     (tmp_path / "root" / "c1").mkdir(parents=True)
+    (tmp_path / "root" / "c1" / "status").write_text("{}")
     return OciCli(binary, tmp_path / "root", systemd_cgroup=True)
 
 
@@ -85,6 +86,43 @@ async def test_a_call_has_root_driver_and_input(tmp_path: Path) -> None:
     arguments = f"--root={tmp_path}/root --systemd-cgroup update --resources - c1\n"
     assert (tmp_path / "args").read_text() == arguments
     assert json.loads((tmp_path / "input").read_text()) == {"cpu": {"quota": -1}}
+
+
+def ended(tmp_path: Path, config: str = "{}") -> Path:
+    """The runtime's files of c1, and its bundle."""
+    state, bundle = tmp_path / "root" / "c1", tmp_path / "bundle"
+    (state / "exec.fifo").touch()
+    bundle.mkdir()
+    (bundle / "config.json").write_text(config)
+    return bundle
+
+
+async def test_what_has_ended_is_forgotten_without_a_program(tmp_path: Path) -> None:
+    scripted(tmp_path, "exit 1")
+    runtime = OciCli(tmp_path / "crun", tmp_path / "root")
+    await runtime.forget("c1", ended(tmp_path))
+    await runtime.forget("c1", tmp_path / "bundle")
+    assert not runtime.knows("c1")
+
+
+async def test_with_hooks_the_program_itself_deletes(tmp_path: Path) -> None:
+    scripted(tmp_path, f"rm -r {tmp_path}/root/c1; touch {tmp_path}/deleted")
+    runtime = OciCli(tmp_path / "crun", tmp_path / "root")
+    await runtime.forget("c1", ended(tmp_path, '{"hooks": {}}'))
+    assert (tmp_path / "deleted").exists()
+
+
+async def test_where_systemd_has_the_scope_the_program_itself_deletes(tmp_path: Path) -> None:
+    runtime = scripted(tmp_path, f"rm -r {tmp_path}/root/c1; touch {tmp_path}/deleted")
+    await runtime.forget("c1", ended(tmp_path))
+    assert (tmp_path / "deleted").exists()
+
+
+async def test_a_forgetting_that_was_cut_off_is_ended_by_a_delete(tmp_path: Path) -> None:
+    runtime = scripted(tmp_path, "exit 1")
+    (tmp_path / "root" / "c1" / "status").unlink()
+    await runtime.delete("c1")
+    assert not runtime.knows("c1")
 
 
 @pytest.mark.parametrize(

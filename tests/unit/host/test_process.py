@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,23 @@ async def test_a_recycled_number_is_not_signalled() -> None:
     assert pids.identify(child.pid) is None
     assert pids.open_process(child.pid) is None
     assert pids.command_line(child.pid) == ()
+
+
+async def test_what_is_passed_has_the_childs_own_numbers_whatever_ours_are() -> None:
+    with ExitStack() as stack:
+        folders = [os.open(path, os.O_RDONLY) for path in ("/proc", "/sys", "/dev", "/etc")]
+        for folder in folders:
+            stack.callback(os.close, folder)
+        read, write = os.pipe()
+        stack.callback(os.close, read)
+        script = "cd /proc/self/fd; readlink 3 4 5 6; ls"
+        with process.null() as nothing:
+            # The numbers that the child is to have, in another order.
+            given = [nothing, write, nothing, *sorted(folders, reverse=True)]
+            child = await process.spawn_aside(("/bin/sh", "-c", script), given)
+        os.close(write)
+        assert await child.wait() == 0
+        expected = [str(Path(f"/proc/self/fd/{folder}").readlink()) for folder in given[3:]]
+        said = os.read(read, 4096).decode().split()
+    assert said[:4] == expected
+    assert set(said[4:]) <= {*"0123456", "7"}  # 7 is the folder that ls reads

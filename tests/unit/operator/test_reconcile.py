@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,8 @@ from noderuntime_operator.reconcile.names import AGENT, FINALIZER
 from noderuntime_operator.reconcile.plan import Apply, Kind
 from noderuntime_operator.reconcile.steps import KEPT_REVISIONS
 from tests.fakes.operator_cluster import FakeCluster, cluster_with_nodes, condition, handlers_of
+
+Json = dict[str, Any]
 
 
 @pytest.fixture
@@ -349,3 +352,77 @@ def test_a_profile_says_who_uses_it(cluster: FakeCluster) -> None:
     cluster.delete(Kind.NODE_RUNTIME, "restricted")
     cluster.settle()
     assert "usedBy" not in cluster.of(Kind.SECURITY_PROFILE)["web"]["status"]
+
+
+# Profiles that inherit
+
+
+def test_nodes_get_a_profile_with_all_that_it_inherits(cluster: FakeCluster) -> None:
+    cluster.profile("base", runAs={"nonRoot": True}, capabilities={"allow": ["KILL", "CHOWN"]})
+    cluster.edit(Kind.SECURITY_PROFILE, "web", inherits="base", capabilities={"allow": ["KILL"]})
+    cluster.runtime("restricted")
+    cluster.settle()
+    spec = served_profile(cluster)
+    assert spec["inherits"] is None
+    assert spec["runAs"]["nonRoot"] is True
+    assert spec["capabilities"]["allow"] == ["KILL"]
+    status = cluster.of(Kind.SECURITY_PROFILE)["base"]["status"]
+    assert status["conditions"][0]["message"] == "inherited by web"
+    cluster.edit(Kind.SECURITY_PROFILE, "base", rootFilesystem="ReadOnly")
+    cluster.settle()
+    assert served_profile(cluster)["rootFilesystem"] == "ReadOnly"
+
+
+def served_profile(cluster: FakeCluster) -> Json:
+    name = cluster.of(Kind.STATE)["n1"]["spec"]["revision"]["name"]
+    data: Json = cluster.of(Kind.REVISION)[name]["data"]
+    spec: Json = data["handlers"][0]["profile"]["spec"]
+    return spec
+
+
+def test_a_profile_that_is_looser_than_its_base_is_stalled_and_nodes_keep_what_they_have(
+    cluster: FakeCluster,
+) -> None:
+    cluster.profile("base")
+    cluster.runtime("restricted")
+    cluster.settle()
+    before = cluster.of(Kind.STATE)["n1"]["spec"]
+    cluster.edit(Kind.SECURITY_PROFILE, "web", inherits="base", privileged="Allow")
+    cluster.settle()
+    assert cluster.of(Kind.STATE)["n1"]["spec"] == before
+    ready, stalled = cluster.of(Kind.SECURITY_PROFILE)["web"]["status"]["conditions"]
+    assert (ready["type"], ready["status"]) == ("Ready", "False")
+    assert (stalled["type"], stalled["status"], stalled["reason"]) == (
+        "Stalled",
+        "True",
+        "InheritanceInvalid",
+    )
+    assert "inherits base, which is tighter in privileged" in stalled["message"]
+    told = condition(cluster, "restricted", "Stalled")
+    assert (told["status"], told["reason"]) == ("True", "ProfileInvalid")
+    assert "nodes keep what they serve" in told["message"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"inherits": "gone"}, "inherits: SecurityProfile gone does not exist"),
+        ({"inherits": "web"}, "round in a circle: web -> web"),
+        ({"capabilities": {"allow": ["NO_SUCH"]}}, "NO_SUCH is not a Linux capability"),
+        (
+            {"images": {"signatures": {"keys": ["k"]}}},
+            "images.signatures: this version does not verify signatures",
+        ),
+    ],
+)
+def test_a_profile_that_no_node_could_serve_is_stalled(
+    cluster: FakeCluster, spec: Json, message: str
+) -> None:
+    cluster.edit(Kind.SECURITY_PROFILE, "web", **spec)
+    cluster.runtime("restricted")
+    cluster.settle()
+    stalled = cluster.of(Kind.SECURITY_PROFILE)["web"]["status"]["conditions"][1]
+    assert stalled["status"] == "True"
+    assert message in stalled["message"]
+    assert message in condition(cluster, "restricted", "Stalled")["message"]
+    assert cluster.names(Kind.STATE) == []

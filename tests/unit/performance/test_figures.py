@@ -10,6 +10,7 @@ import pytest
 
 from e2e.performance import chart, page, registry, table
 from e2e.performance.figures import OURS, THEIRS, Row, Samples, number, percentile
+from e2e.performance.floor import PLUGINS_ADD, PLUGINS_DEL, STEPS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,21 +58,36 @@ def test_a_number_has_three_figures_that_mean_something(value: float, text: str)
 
 
 def test_the_page_keeps_what_people_wrote_and_gets_a_row_for_every_work(tmp_path: Path) -> None:
-    rows, floor = table.rows(every_sample()), table.floor_steps(every_sample())
+    figures = figures_of(every_sample())
     document = tmp_path / "performance.md"
     document.write_text(f"above\n{page.BEGIN}\nstale\n{page.END}\nbelow\n")
-    page.write(tmp_path, RUN, rows, floor)
+    page.write(tmp_path, RUN, figures)
     once = document.read_text()
-    page.write(tmp_path, RUN, rows, floor)
+    page.write(tmp_path, RUN, figures)
     assert document.read_text() == once  # writing again changes nothing
     assert once.startswith("above\n")
     assert once.endswith("\nbelow\n")
     assert "stale" not in once
-    assert all(f"| {row.work} |" in once for row in rows)
+    assert all(f"| {row.work} |" in once for row in figures.rows)
+    assert "25% of a start with noderuntime and 12% with containerd" in once
+    assert "bridge network" not in once
     assert "2.0 times the floor" in once
     for picture in (tmp_path / "performance").iterdir():
         ET.fromstring(picture.read_text())  # noqa: S314  # our own
         assert f"performance/{picture.name}" in once
+
+
+def test_rows_with_our_own_network_are_a_table_of_their_own(tmp_path: Path) -> None:
+    samples = every_sample()
+    for work in tuple(samples.of):
+        if " at 1" in work or " at 8" in work:
+            samples.add(f"{work}, built-in network", OURS, 1.0)
+            samples.add(f"{work}, built-in network", THEIRS, 4.0)
+    (tmp_path / "performance.md").write_text(f"{page.BEGIN}{page.END}")
+    page.write(tmp_path, RUN, figures_of(samples))
+    first, _, second = (tmp_path / "performance.md").read_text().partition("its own bridge network")
+    assert "| Pod start, 8 at once, p50 | 1.00 ms | 2.00 ms | 0.50 | ≤ 0.33 ✗ missed |" in first
+    assert "| Pod start, 8 at once, p50 | 1.00 ms | 4.00 ms | 0.25 |  |" in second
 
 
 def test_a_chart_draws_a_bar_for_every_value_and_escapes_its_words() -> None:
@@ -88,6 +104,16 @@ def test_the_pause_program_is_a_whole_elf_file() -> None:
     assert len(program) == 64 + 56 + 9
 
 
+def figures_of(samples: Samples) -> page.Figures:
+    return page.Figures(
+        rows=table.rows(samples),
+        built_in=table.built_in_rows(samples),
+        floor=table.floor_steps(samples),
+        plugins=table.plugins_text(samples),
+        policy="A decision takes 0.1 ms.",
+    )
+
+
 def every_sample() -> Samples:
     """One sample of everything, as a run leaves them: theirs takes twice as long."""
     samples = Samples()
@@ -99,6 +125,8 @@ def every_sample() -> Samples:
     for work in works:
         samples.add(work, OURS, 1.0)
         samples.add(work, THEIRS, 2.0)
-    for step in ("create", "start", "floor"):
+    for step in (*STEPS, "floor"):
         samples.add(f"floor: {step}", "floor", 0.5)
+    for step in (PLUGINS_ADD, PLUGINS_DEL):
+        samples.add(f"floor: {step}", "floor", 0.25)
     return samples

@@ -292,7 +292,11 @@ def tightened(draw: st.DrawFn, profile: Document, bound: Document) -> tuple[Docu
 
 
 def _fewer_resources(old: Document, draw: st.DrawFn) -> Document:
-    pages = {"None": [None, {}, {"2Mi": "4Mi"}], "{}": [{}], "4": [{}, {"2Mi": "4Mi"}]}
+    pages: dict[str, list[Document | None]] = {
+        "None": [None, {}, {"2Mi": "4Mi"}],
+        "{}": [{}],
+        "4": [{}, {"2Mi": "4Mi"}],
+    }
     found = old["hugepages"]
     key = "None" if found is None else "{}" if not found else "4"
     return {
@@ -307,7 +311,9 @@ def _fewer_resources(old: Document, draw: st.DrawFn) -> Document:
 def _lower(bound: Document, amounts: tuple[str, ...], draw: st.DrawFn) -> Document:
     old = bound.get("max")
     lower = amounts[: amounts.index(old) + 1] if old else amounts
-    return draw(st.sampled_from([bound, *({"max": amount} for amount in lower)]))
+    choices: list[Document] = [bound]
+    choices.extend({"max": amount} for amount in lower)
+    return draw(st.sampled_from(choices))
 
 
 @st.composite

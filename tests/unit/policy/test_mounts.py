@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from noderuntime.errors import InvalidArgumentError
+from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
+from noderuntime.policy.decide import admit_container
 from noderuntime.policy.denial import Denial
-from noderuntime.policy.model import HostFacts, Mount, Propagation
+from noderuntime.policy.model import ContainerGrant, HostFacts, Mount, Propagation
 from noderuntime.policy.mounts import behind, is_kubelets
 from tests.unit.policy.factories import (
     KUBELET,
@@ -13,7 +14,9 @@ from tests.unit.policy.factories import (
     container,
     denied,
     granted,
+    image,
     rules,
+    sandbox,
     security,
 )
 
@@ -178,3 +181,51 @@ def test_a_malformed_mount_is_an_invalid_argument(container_path: str, host_path
     asked = Mount(container_path=container_path, host_path=host_path)
     with pytest.raises(InvalidArgumentError, match="volumeMounts"):
         admit(None, container(mounts=(asked,)))
+
+
+TABLE = """
+1 0 8:1 / / rw - ext4 /dev/sda rw
+2 1 8:1 / /shared rw,relatime shared:5 - ext4 /dev/sda rw
+3 1 8:1 / /slave rw master:5 propagate_from:2 - ext4 /dev/sda rw
+4 2 8:1 / /shared/private rw - ext4 /dev/sda rw
+5 2 8:1 / /shared/with\\040space rw shared:7 - ext4 /dev/sda rw
+6 1 8:1 / /over rw shared:9 - ext4 /dev/sda rw
+7 6 8:1 / /over rw - ext4 /dev/sda rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "bidirectional", "to_container"),
+    [
+        ("/data", False, False),
+        ("/shared", True, True),
+        ("/shared/deep/below", True, True),
+        ("/sharedness", False, False),
+        ("/slave/x", False, True),
+        ("/shared/private/x", False, False),
+        ("/shared/with space", True, True),
+        ("/over/x", False, False),
+    ],
+)
+def test_propagation_needs_a_mount_that_propagates(
+    path: str, bidirectional: bool, to_container: bool
+) -> None:
+    cases = (
+        (Propagation.BIDIRECTIONAL, bidirectional),
+        (Propagation.HOST_TO_CONTAINER, to_container),
+    )
+    for propagation, is_possible in cases:
+        asked = container(mounts=(mount("/link", propagation=propagation),))
+        host = HostFacts(mountinfo=TABLE, real_paths={"/link": path})
+        arguments = (None, sandbox(), asked, image(), host)
+        if is_possible:
+            assert isinstance(admit_container(*arguments), ContainerGrant)
+            continue
+        with pytest.raises(FailedPreconditionError, match="mountPropagation: .* is not possible"):
+            admit_container(*arguments)
+
+
+def test_without_propagation_any_mount_will_do() -> None:
+    host = HostFacts(mountinfo=TABLE)
+    asked = container(mounts=(mount("/data"),))
+    assert isinstance(admit_container(None, sandbox(), asked, image(), host), ContainerGrant)

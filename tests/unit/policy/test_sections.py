@@ -9,7 +9,7 @@ import pytest
 
 from noderuntime.policy import decide
 from noderuntime.policy.denial import Denial
-from noderuntime.policy.devices import judge_cdi
+from noderuntime.policy.devices import cdi_devices_are_allowed
 from noderuntime.policy.facts import ContainerFacts
 from noderuntime.policy.model import (
     Device,
@@ -214,8 +214,9 @@ def test_a_device_that_is_granted_is_let_through_by_the_cgroup_with_what_was_gra
 )
 def test_cdi_devices_are_judged_by_their_name(name: str, passes: bool) -> None:
     own = rules({"devices": {"cdi": ["vendor.com/gpu=*", "vendor.com/nic=0"]}})
-    facts = ContainerFacts(rules=own, sandbox=sandbox(), container=container(), image=image())
-    assert [denial.value for denial in judge_cdi(facts, [name])] == ([] if passes else [name])
+    asking = container(cdi_devices=(name,))
+    facts = ContainerFacts(rules=own, sandbox=sandbox(), container=asking, image=image())
+    assert [denial.value for denial in cdi_devices_are_allowed(facts)] == ([] if passes else [name])
 
 
 def test_limits_of_processes_are_the_profiles() -> None:

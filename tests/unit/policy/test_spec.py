@@ -82,6 +82,24 @@ def audit_spec() -> dict[str, Any]:
     return build(granted(rules({"mode": "Audit"}), container()), _with(machine="aarch64"))
 
 
+def whole_spec() -> dict[str, Any]:
+    profile = {
+        "maskedPaths": ["/etc/machine-id"],
+        "readonlyPaths": ["/usr"],
+        "capabilities": {"default": ["NET_BIND_SERVICE", "KILL"], "ambient": ["NET_BIND_SERVICE"]},
+        "devices": {"allow": [{"path": "/dev/fuse", "permissions": "rw"}]},
+        "ulimits": [
+            {"name": "nofile", "soft": 1024, "hard": 4096},
+            {"name": "core", "soft": 0, "hard": 0},
+        ],
+        "resources": {"pids": 64, "cpu": {"max": "1"}, "memory": {"default": "64Mi"}},
+    }
+    device = DeviceNode(path="/dev/fuse", kind="c", major=10, minor=229, access="rw")
+    built: dict[str, Any] = build(granted(rules(profile), container()), _with(devices=(device,)))
+    linux: dict[str, Any] = built["linux"]
+    return {**built, "linux": {key: linux[key] for key in linux if key != "seccomp"}}
+
+
 def node_spec() -> dict[str, Any]:
     return build(granted(None, container()), LAYOUT)
 
@@ -100,7 +118,7 @@ def _with(**fields: object) -> SpecLayout:
 
 
 @pytest.mark.parametrize(
-    "make", [default_spec, strict_spec, audit_spec, node_spec, privileged_spec]
+    "make", [default_spec, strict_spec, whole_spec, audit_spec, node_spec, privileged_spec]
 )
 def test_a_spec_is_the_golden_one(make: Callable[[], dict[str, Any]], update_golden: bool) -> None:
     path = GOLDEN / f"{make.__name__.removesuffix('_spec')}.json"
@@ -114,7 +132,7 @@ def test_a_spec_is_the_golden_one(make: Callable[[], dict[str, Any]], update_gol
 @pytest.mark.parametrize(
     "make", [default_spec, strict_spec, audit_spec, node_spec, privileged_spec]
 )
-def test_no_spec_has_annotations_rlimits_or_capabilities_that_are_inherited(
+def test_no_spec_that_is_asked_for_nothing_has_limits_or_capabilities_that_are_inherited(
     make: Callable[[], dict[str, Any]],
 ) -> None:
     built = make()

@@ -1,0 +1,113 @@
+"""A profile's sections on the real kernel, under both OCI runtimes: what is declared is what runs."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noderuntime.engine.engine import Engine
+from noderuntime.errors import DeniedError
+from noderuntime.policy.model import ContainerConfig, Device
+from noderuntime.policy.spec import DEFAULT_MASKED, DEFAULT_READONLY
+from tests.root.engine_kit import RealNode
+from tests.root.engine_scene import Scene, searchable_node
+from tests.root.profile_kit import HANDLERS, serve
+
+PROFILE: dict[str, Any] = {
+    "runAs": {"nonRoot": True},
+    "capabilities": {"default": ["NET_BIND_SERVICE", "KILL"], "ambient": ["NET_BIND_SERVICE"]},
+    "maskedPaths": ["/image/bin"],
+    "readonlyPaths": ["/tmp"],
+    "ulimits": [{"name": "nofile", "soft": 99, "hard": 100}],
+    "resources": {"pids": 50, "shm": {"default": "1Mi"}},
+    "devices": {"allow": [{"path": "/dev/nr-test", "permissions": "r"}]},
+}
+NET_BIND_SERVICE = 1 << 10
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[RealNode]:
+    with searchable_node("profile") as real:
+        yield real
+
+
+@pytest.fixture
+async def engine(node: RealNode) -> AsyncIterator[Engine]:
+    empty = node.census()
+    engine = node.engine()
+    await engine.recover()
+    yield engine
+    await Scene(node, engine).remove_everything()
+    await engine.close()
+    assert node.leftovers(empty) == []
+
+
+@pytest.fixture
+def device() -> Iterator[Path]:
+    """A device that everybody may open, but no container by itself: /dev/fuse by another name."""
+    path = Path("/dev/nr-test")
+    os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(10, 229))
+    path.chmod(0o666)
+    yield path
+    path.unlink()
+
+
+def config_of(node: RealNode, **changes: object) -> ContainerConfig:
+    plain = node.container()
+    security = replace(
+        plain.security,
+        run_as_user=1000,
+        masked_paths=DEFAULT_MASKED,
+        readonly_paths=DEFAULT_READONLY,
+    )
+    return replace(plain, security=security, **changes)  # type: ignore[arg-type]
+
+
+async def said(engine: Engine, container_id: str, script: str) -> list[str]:
+    result = await engine.exec_sync(container_id, ("/bin/busybox", "sh", "-c", script), 10.0)
+    return (result.stdout + result.stderr).decode().splitlines()
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+async def test_what_is_declared_is_what_runs_in_the_container_and_in_an_exec(
+    node: RealNode, engine: Engine, handler: str
+) -> None:
+    serve(node, PROFILE)
+    sandbox_id = await engine.run_sandbox(node.sandbox(), handler)
+    container_id = await engine.create_container(sandbox_id, config_of(node))
+    await engine.start_container(container_id)
+    for status in ("/proc/1/status", "/proc/self/status"):
+        lines = await said(engine, container_id, f"busybox grep ^Cap {status}")
+        found = {name: int(mask, 16) for name, mask in (line.split(":") for line in lines)}
+        for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+            assert found[name] == NET_BIND_SERVICE, (status, name)
+        assert found["CapBnd"] == NET_BIND_SERVICE | 1 << 5
+    assert await said(engine, container_id, "ulimit -Sn; ulimit -Hn") == ["99", "100"]
+    [line] = await said(engine, container_id, "busybox df -k /dev/shm | busybox tail -n 1")
+    assert line.split()[1] == "1024"
+    assert await said(engine, container_id, "busybox ls /image/bin") == []
+    [error] = await said(engine, container_id, "echo > /tmp/x")
+    assert "Read-only file system" in error
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+async def test_a_device_may_be_used_as_it_is_listed_and_no_more(
+    node: RealNode, engine: Engine, device: Path, handler: str
+) -> None:
+    serve(node, PROFILE)
+    sandbox_id = await engine.run_sandbox(node.sandbox(), handler)
+    asked = Device(container_path="/dev/x", host_path=str(device), permissions="r")
+    more = replace(asked, permissions="rw")
+    with pytest.raises(DeniedError, match="rw for /dev/nr-test is refused"):
+        await engine.create_container(sandbox_id, config_of(node, devices=(more,)))
+    container_id = await engine.create_container(sandbox_id, config_of(node, devices=(asked,)))
+    await engine.start_container(container_id)
+    assert await said(engine, container_id, ": < /dev/x; echo $?") == ["0"]
+    [error] = await said(engine, container_id, ": > /dev/x")
+    assert "Operation not permitted" in error
