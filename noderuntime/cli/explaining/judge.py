@@ -17,16 +17,18 @@ from noderuntime.cli.manifest import amounts, requests
 from noderuntime.cli.manifest.requests import ContainerRequest
 from noderuntime.cli.manifest.workloads import Workload
 from noderuntime.cri import convert
-from noderuntime.cri.convert_security import HostFacts as Kernel
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
-from noderuntime.policy import checks, decide, exceptions, spec
+from noderuntime.policy import checks, decide, exceptions, selinux, spec
 from noderuntime.policy.denial import Denial, listed
+from noderuntime.policy.features import HostFeatures, missing_features
 from noderuntime.policy.model import (
     ContainerConfig,
     ContainerGrant,
     HostFacts,
     ImageFacts,
+    LsmFacts,
     NamespaceMode,
+    ProfileType,
     SandboxConfig,
     SandboxGrant,
 )
@@ -47,6 +49,8 @@ _OF_CONTAINER: Final = tuple(
 _SET: Final[Mapping[str, tuple[str, ...]]] = {
     "capabilities": ("capabilities", "ambient"),
     "seccomp": ("seccomp", "seccomp_document"),
+    "appArmor": ("apparmor",),
+    "seLinux": ("selinux",),
     "resources": ("resources", "pids_limit"),
     "noNewPrivileges": ("no_new_privileges",),
     "rootFilesystem": ("readonly_rootfs",),
@@ -57,6 +61,7 @@ _SET: Final[Mapping[str, tuple[str, ...]]] = {
 # How the policy's sentences about what it set begin (``ContainerGrant.changes``).
 _SENTENCES: Final = {
     "seccomp": "securityContext.seccompProfile",
+    "appArmor": "securityContext.appArmorProfile",
     "resources": "resources.",
     "noNewPrivileges": "securityContext.allowPrivilegeEscalation",
     "rootFilesystem": "securityContext.readOnlyRootFilesystem",
@@ -127,7 +132,7 @@ def judge(
     ``machine`` is the node's, as uname(2) has it: the filter has its system calls.
     """
     try:
-        sandbox = convert.sandbox_config(requests.sandbox(workload), Kernel(apparmor=False))
+        sandbox = convert.sandbox_config(requests.sandbox(workload))
         held = exceptions.rules_at(rules, sandbox, now_s)
         grant = decide.admit_sandbox(_audited(held), sandbox)
     except (InvalidArgumentError, FailedPreconditionError) as error:
@@ -156,16 +161,20 @@ def _audited(rules: HandlerRules) -> HandlerRules:
 def _judge_one(known: _Judged, request: ContainerRequest) -> ContainerReport:
     name = request.container.name
     try:
-        config = convert.container_config(request.config, Kernel(apparmor=False))
+        config = convert.container_config(request.config)
         facts = ImageFacts(
             config=images.config_for(known.image, config), user=images.user_of(known.image, config)
         )
         host = HostFacts(
-            mountinfo=request.mountinfo, seccomp_file=_ANY_FILTER, seccomp_artifact=_ANY_FILTER
+            mountinfo=request.mountinfo,
+            seccomp_file=_ANY_FILTER,
+            seccomp_artifact=_ANY_FILTER,
+            lsm=_kernel(known, config, None),
         )
         open_fields = _open_fields(known, request, config)
         judged = _audited(_without(known.rules, open_fields))
         plain = decide.admit_container(None, known.sandbox, config, facts, host)
+        host = replace(host, lsm=_kernel(known, config, known.rules))
         grant = decide.admit_container(judged, known.sandbox, config, facts, host)
     except (InvalidArgumentError, FailedPreconditionError) as error:
         return ContainerReport(name=name, place=request.place, error=str(error))
@@ -183,6 +192,29 @@ def _judge_one(known: _Judged, request: ContainerRequest) -> ContainerReport:
         notes=tuple(_container_notes(known, request)),
         plain=_document(known, config, plain),
         governed=_document(known, config, grant),
+    )
+
+
+def _kernel(known: _Judged, config: ContainerConfig, rules: HandlerRules | None) -> LsmFacts:
+    """Return a node's: it has what the profile demands and the Pod names, and nothing else.
+
+    ``rules`` are those that the Pod runs under, for its level; None is without a profile.
+    """
+    declared, asked = known.rules.apparmor, config.security.apparmor
+    names = {
+        declared.name if declared is not None else "",
+        asked.localhost_ref if asked is not None else "",
+    }
+    wants = asked is not None and asked.type is not ProfileType.UNCONFINED
+    apparmor = wants or (declared is not None and bool(declared.name))
+    return LsmFacts(
+        apparmor=apparmor,
+        can_load_apparmor=apparmor,
+        apparmor_profiles=frozenset(names - {""}),
+        selinux=known.rules.selinux is not None,
+        selinux_process=selinux.DEFAULT_PROCESS,
+        selinux_file=selinux.DEFAULT_FILE,
+        selinux_level=selinux.fixed_level(rules, known.sandbox) or selinux.level_of_pod(0),
     )
 
 
@@ -221,6 +253,7 @@ def _says(field: str, plain: ContainerGrant, grant: ContainerGrant) -> tuple[str
     most = grant.pids_limit
     beside: dict[str, tuple[str, ...]] = {
         "capabilities": (f"the container has {listed(grant.capabilities, 'none')}",),
+        "seLinux": () if grant.selinux is None else (f"the label is {grant.selinux.process}",),
         "resources": () if most is None else (f"at most {most} processes and threads",),
         "maskedPaths": (_added(plain.masked_paths, grant.masked_paths),),
         "readonlyPaths": (_added(plain.readonly_paths, grant.readonly_paths),),
@@ -264,6 +297,8 @@ def _without(rules: HandlerRules, fields: frozenset[str]) -> HandlerRules:
 
 
 def _notes(rules: HandlerRules, held: HandlerRules, grant: SandboxGrant | Denial) -> Iterable[str]:
+    for need in missing_features(rules, HostFeatures()):
+        yield f"{need.section} demands {need.feature}: only nodes that have it offer the handler"
     relaxed = sorted(held.audit_sections - rules.audit_sections)
     if relaxed:
         yield f"an exception holds for this Pod now; only recorded: {', '.join(relaxed)}"

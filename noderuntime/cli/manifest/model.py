@@ -7,7 +7,7 @@ Source: k8s.io/api ``core/v1`` v1.37.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
@@ -57,6 +57,12 @@ class ConfinedBy(Part):
 
     type: Literal["RuntimeDefault", "Unconfined", "Localhost"]
     localhost_profile: Path | None = None
+
+    @model_validator(mode="after")
+    def _has_a_file_where_it_is_one(self) -> Self:
+        if (self.type == "Localhost") != (self.localhost_profile is not None):
+            raise ValueError("localhostProfile belongs to type: Localhost")
+        return self
 
 
 class SelinuxOptions(Part):

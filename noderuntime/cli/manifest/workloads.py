@@ -80,7 +80,8 @@ def parsed(model: type[_Model], value: object, where: str, within: str) -> _Mode
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         path = _path((*within.split("."), *first["loc"]) if within else first["loc"])
-        problem = _WORDS.get(first["type"], first["msg"][:1].lower() + first["msg"][1:])
+        said = first["msg"].removeprefix("Value error, ")
+        problem = _WORDS.get(first["type"], said[:1].lower() + said[1:])
         raise ConfigError(f"{where}: {path or 'it'}: {printable(problem, 200)}") from error
 
 

@@ -286,6 +286,10 @@ def test_a_manifest_that_is_none_is_one_sentence_and_code_2(
         ({"securityContext": {"runAsUser": "1"}}, "runAsUser: input should be a valid integer"),
         ({"securityContext": {"runAsUser": 2**70}}, "securityContext.runAsUser: input should be"),
         ({"securityContext": {"privileged": "yes"}}, "privileged: input should be a valid bool"),
+        (
+            {"securityContext": {"seccompProfile": {"type": "Localhost"}}},
+            "securityContext.seccompProfile: localhostProfile belongs to type: Localhost",
+        ),
         ({"image": ""}, "spec.containers[0].image: string should have at least 1"),
         ({"image": "a\x1b[2Jb"}, "spec.containers[0].image: string should match"),
         ({"resources": {"limits": {"cpu": "much"}}}, "resources.limits.cpu: 'much' is not a"),
@@ -363,3 +367,44 @@ def test_colour_is_for_a_terminal_alone(
     assert "\x1b" not in run(capsys, tmp_path, EXAMPLES / "web.yaml")[1]
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert "\x1b[32m+" in run(capsys, tmp_path, EXAMPLES / "web.yaml")[1]
+
+
+def test_a_node_is_taken_to_have_what_the_profile_demands_of_its_kernel(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    profile = a_profile(
+        tmp_path,
+        appArmor={"name": "tight"},
+        seLinux={"type": "container_t", "level": "s0:c1,c2"},
+    )
+    code, pod = run_json(capsys, tmp_path, a_pod(), "--profile", profile)
+    [container] = pod["containers"]
+    assert (code, container["error"]) == (0, "")
+    assert [note.partition(":")[0] for note in pod["notes"]] == [
+        "appArmor demands AppArmor",
+        "seLinux demands SELinux",
+    ]
+    found = verdicts(container)
+    assert (found["appArmor"], found["seLinux"]) == ("set", "set")
+    process = container["spec"]["process"]
+    assert process["apparmorProfile"] == "tight"
+    assert process["selinuxLabel"] == "system_u:system_r:container_t:s0:c1,c2"
+
+
+def test_an_apparmor_profile_and_a_label_of_the_pods_own_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    security = {
+        "appArmorProfile": {"type": "Localhost", "localhostProfile": "loose"},
+        "seLinuxOptions": {"type": "spc_t"},
+    }
+    code, pod = run_json(
+        capsys, tmp_path, a_pod(securityContext=security), "--profile", a_profile(tmp_path)
+    )
+    assert (code, denied(pod["containers"][0])) == (
+        explain.REFUSED,
+        [
+            "containers[main].securityContext.appArmorProfile.localhostProfile",
+            "containers[main].securityContext.seLinuxOptions.type",
+        ],
+    )
