@@ -6,6 +6,7 @@ one depends on what only its image knows, 2 the files or the command line are wr
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
@@ -35,11 +36,18 @@ def main(options: argparse.Namespace) -> int:
         return WRONG
     colour = sys.stdout.isatty()
     as_json = options.output == "json"
-    print(show.as_json(reports) if as_json else show.as_text(reports, colour=colour))
+    _print(show.as_json(reports) if as_json else show.as_text(reports, colour=colour))
     verdicts = {report.verdict for report in reports}
     if "refused" in verdicts:
         return REFUSED
     return UNKNOWN if "unknown" in verdicts else 0
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head`: who reads has enough; the exit code stays
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explain(options: argparse.Namespace) -> list[PodReport]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -207,6 +209,30 @@ def test_a_section_in_audit_records_and_refuses_nothing(
     [container] = found["containers"]
     assert (code, verdicts(container)["capabilities"]) == (0, "recorded")
     assert "CAP_SYS_ADMIN" in container["spec"]["process"]["capabilities"]["bounding"]
+
+
+def test_in_audit_nothing_depends_on_the_images_user(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    strict = {"runAs": {"nonRoot": True}}
+    for more, code in (({}, explain.UNKNOWN), ({"auditSections": ["runAs"]}, 0)):
+        profile = a_profile(tmp_path, "mine", **strict, **more)
+        assert run(capsys, tmp_path, a_pod(), "--profile", profile)[0] == code
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "noderuntime", "explain", str(EXAMPLES / "web.yaml")]
+    command += ["--profile", PROFILE, "-o", "json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, b"")
 
 
 def test_an_exception_holds_for_its_namespace(
