@@ -14,6 +14,7 @@ from noderuntime.engine.container_create import create_container
 from noderuntime.engine.container_remove import remove_container
 from noderuntime.engine.container_start import start_container
 from noderuntime.engine.container_stop import stop_container
+from noderuntime.engine.decisions import decision_log
 from noderuntime.engine.disk import Disk
 from noderuntime.engine.events import Feed, Subscription
 from noderuntime.engine.filters import Filters
@@ -101,6 +102,7 @@ class Engine:
             handlers=handlers,
             filters=Filters(parts.seccomp),
             artifacts=SeccompArtifacts(parts.images, handlers),
+            decisions=decision_log(config),
             faults=faults,
         )
         self._events = Feed(self._node.store, self._node.now_ns)
@@ -135,6 +137,7 @@ class Engine:
         """Let the jobs under way end, for a while; then cancel them, which undoes them."""
         await self._node.jobs.close(grace_s)
         self._node.disk.close()
+        self._node.decisions.close()
 
     async def run_sandbox(self, config: SandboxConfig, handler: str) -> SandboxId:
         """RunPodSandbox. The same Pod and attempt again returns (or joins) the one there is."""

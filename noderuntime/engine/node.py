@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from noderuntime.host.seccomp import SeccompCompiler
     from noderuntime.images.ports import Images
     from noderuntime.network.ports import Network
+    from noderuntime.telemetry.decisions import DecisionLog
 
 Faults = Callable[[str, str], Awaitable[None]]
 """Called with (verb, "step:before" or "step:after"); may raise, for tests."""
@@ -168,6 +169,7 @@ class Node:
     handlers: HandlerTable
     filters: Filters
     artifacts: SeccompArtifacts
+    decisions: DecisionLog
     faults: Faults | None = None
     locks: Locks = field(default_factory=Locks)
     endings: Endings = field(default_factory=Endings)

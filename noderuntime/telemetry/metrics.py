@@ -62,6 +62,17 @@ _findings = Counter(
     ("profile", "field"),
     registry=REGISTRY,
 )
+_decisions = Counter(
+    "noderuntime_policy_decisions",
+    "What profiles decided: Allowed, Denied or Audited; with the first section that objected.",
+    ("verdict", "profile", "section"),
+    registry=REGISTRY,
+)
+_lost_decisions = Counter(
+    "noderuntime_decision_lines_lost",
+    "Decisions that hold but could not be written to the decision log.",
+    registry=REGISTRY,
+)
 _pulls = Counter(
     "noderuntime_image_pulls", "Image pulls, by outcome.", ("outcome",), registry=REGISTRY
 )
@@ -100,6 +111,16 @@ def count_denial(profile: str, field: str) -> None:
 def count_finding(profile: str, field: str) -> None:
     """Count one thing that a profile in mode Audit would have refused."""
     _findings.labels(profile=profile, field=_NAMES.sub("[]", field)).inc()
+
+
+def count_decision(verdict: str, profile: str, section: str) -> None:
+    """Count one decision; ``section`` is "" where none objected."""
+    _decisions.labels(verdict=verdict, profile=profile, section=section).inc()
+
+
+def count_lost_decisions(lines: int) -> None:
+    """Count decisions that are in no file."""
+    _lost_decisions.inc(lines)
 
 
 def observe_pull(outcome: str, seconds: float) -> None:
