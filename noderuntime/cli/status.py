@@ -53,6 +53,9 @@ def as_text(status: RuntimeStatus) -> str:
         lines.append(f"  {handler}: NOT OFFERED: its seccomp artifact is not here: {why}")
     for handler, names in sorted(served.unknown_syscalls.items()):
         lines.append(f"  {handler}: no filter of this node can name {', '.join(names)}")
+    if served.withheld_handlers:
+        lines.append("  Handlers that this node cannot offer:")
+        lines += [f"    {each.name}: {each.message}" for each in served.withheld_handlers]
     if served.stale_containers:
         lines.append("  Under an earlier revision, until they are restarted:")
         lines += [f"    {name}" for name in served.stale_containers]

@@ -110,6 +110,10 @@ def node_info(node: NodeStatus) -> str:
             "staleContainers": list(node.stale_containers),
             "unknownSyscalls": dict(node.unknown_syscalls),
             "missingArtifacts": dict(node.missing_artifacts),
+            "withheldHandlers": [
+                {"name": each.name, "reason": each.reason, "message": each.message}
+                for each in node.withheld
+            ],
         }
     )
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ContainerConfig,
         ContainerGrant,
         ImageFacts,
+        LsmFacts,
         Mount,
         Namespaces,
         Resources,
@@ -153,9 +154,13 @@ def admit_resources(
 
 
 def host_facts(
-    container: ContainerConfig, real_paths: Mapping[str, str], *, own: bool = True
+    container: ContainerConfig,
+    real_paths: Mapping[str, str],
+    lsm: LsmFacts,
+    *,
+    own: bool = True,
 ) -> HostFacts:
-    """Read what only the node knows of the container's mounts and its filter. Blocking.
+    """Read what only the node knows of the container's mounts and its profiles. Blocking.
 
     ``own``: the handler is the node's own; under a profile no filter of a file is ever used.
     """
@@ -167,6 +172,7 @@ def host_facts(
         real_paths=real_paths,
         capabilities=capabilities.of_status(Path("/proc/self/status").read_text()),
         seccomp_file=read_seccomp(security.seccomp.localhost_ref) if wants_file else None,
+        lsm=lsm,
     )
 
 

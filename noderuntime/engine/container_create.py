@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from noderuntime.engine import admission, decisions
+from noderuntime.engine import admission, decisions, selinux
 from noderuntime.engine.devices import device_nodes
 from noderuntime.engine.host_paths import HostPaths
 from noderuntime.engine.image_volumes import (
+    context_of,
     mount_image_volumes,
     remove_image_volumes,
     source_key,
@@ -78,6 +79,7 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
     admission.require_namespaces(config.security.namespaces)
     admission.require_shared_pid(sandbox.config, config)
     config = replace(config, resources=honourable(node.parts.cgroups, config.resources))
+    await node.handlers.settle()
     handler = admission.for_pod(node.handlers.get(sandbox.handler), sandbox.config, node.now_ns())
     image = node.parts.images.find(config.image)
     if image is None:
@@ -100,6 +102,7 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
         stop_signal=config.stop_signal or image.config.stop_signal,
     )
     work = ContainerWork(node=node, record=record, sandbox=sandbox, handler=handler, image=image)
+    await selinux.look(work, sandbox)
     await perform(CREATE_CONTAINER, work)
     return record.id
 
@@ -156,7 +159,12 @@ async def _mount_root(work: ContainerWork) -> None:
         raise NotFoundError(f"container {work.record.id} has no writable layer")
     target = work.node.paths.rootfs(work.record.id)
     await work.node.parts.mounts.overlay(
-        snapshot.lowers, snapshot.upper, snapshot.work, target, owners_of(work)
+        snapshot.lowers,
+        snapshot.upper,
+        snapshot.work,
+        target,
+        owners_of(work),
+        context=context_of(work),
     )
     await pin_target(work)
 
@@ -183,13 +191,16 @@ async def _write_spec_of(work: ContainerWork, paths: HostPaths) -> None:
     judged = replace(record.config, image_reference=record.image_reference)
     asker = decisions.asking_to_create(work)
     grant = admission.admit_container(asker, work.handler, sandbox.config, judged, facts, host)
+    await node.apparmor.require(grant.apparmor)
+    pinned = paths.pinned()
+    await selinux.relabel_volumes(work, grant, host.real_paths, pinned)
     grant = replace(grant, ulimits=ulimits(node.parts.config.ulimits, grant.ulimits))
     devices = await node.disk.run(
         device_nodes, record.config, host.real_paths, privileged=grant.privileged
     )
     sources = {**host.real_paths, **work.image_volumes}
     layout = replace(layout_of(node, sandbox, record, sources), devices=devices)
-    volumes = await mounted_volumes(work, layout.mounts, grant.recursive_readonly, paths.pinned())
+    volumes = await mounted_volumes(work, layout.mounts, grant.recursive_readonly, pinned)
     layout = replace(layout, mounts=volumes)
     document = spec.build(grant, layout)
     gids = grant.user.additional_gids
@@ -206,6 +217,7 @@ async def _write_spec_of(work: ContainerWork, paths: HostPaths) -> None:
         uid=grant.user.uid,
         gid=grant.user.gid,
         additional_gids=gids,
+        apparmor=grant.apparmor,
         config=replace(record.config, resources=grant.resources),
     )
 
@@ -225,7 +237,7 @@ def _look(
         strict=security.supplemental_groups_strict,
     )
     real = paths.real_paths(config, sandbox.config.pod.uid, hold=not own)
-    return resolved, admission.host_facts(config, real, own=own)
+    return resolved, admission.host_facts(config, real, work.lsm, own=own)
 
 
 def user_of(config: ContainerConfig, image: Image) -> str:

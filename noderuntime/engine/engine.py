@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noderuntime.engine import checkpoint, exits, images, network, recovery, stats, update
 from noderuntime.engine import exec as exec_
+from noderuntime.engine.apparmor import Profiles
 from noderuntime.engine.artifacts import SeccompArtifacts
 from noderuntime.engine.container_create import create_container
 from noderuntime.engine.container_remove import remove_container
@@ -21,7 +23,8 @@ from noderuntime.engine.filters import Filters
 from noderuntime.engine.handlers import HandlerTable
 from noderuntime.engine.jobs import Jobs
 from noderuntime.engine.journal import Journal
-from noderuntime.engine.node import Faults, Node, Parts, Paths
+from noderuntime.engine.node import Faults, Node, Parts, Paths, features_of
+from noderuntime.engine.offers import Offers, Withheld
 from noderuntime.engine.sandbox_remove import remove_sandbox
 from noderuntime.engine.sandbox_run import run_sandbox
 from noderuntime.engine.sandbox_stop import stop_sandbox
@@ -80,6 +83,7 @@ class NodeStatus:
     )
     missing_artifacts: Mapping[str, str] = field(default_factory=dict[str, str])  # why, by handler
     libseccomp: str = ""  # its version, "" where there is none
+    withheld: tuple[Withheld, ...] = ()  # handlers of the revision that this node cannot offer
 
 
 class Engine:
@@ -90,7 +94,8 @@ class Engine:
     ) -> None:
         """Put the node together; nothing is read before ``recover``. ``boot_id`` is for tests."""
         config, disk = parts.config, Disk()
-        handlers = HandlerTable(config)
+        profiles = Profiles(parts.apparmor, disk)
+        handlers = HandlerTable(config, Offers(partial(features_of, parts), profiles))
         self._boot_id = boot_id
         self._node = Node(
             parts=parts,
@@ -103,6 +108,7 @@ class Engine:
             filters=Filters(parts.seccomp),
             artifacts=SeccompArtifacts(parts.images, handlers),
             decisions=decision_log(config),
+            apparmor=profiles,
             faults=faults,
         )
         self._events = Feed(self._node.store, self._node.now_ns)
@@ -120,10 +126,22 @@ class Engine:
                 group.create_task(exits.watch_running(self._node))
                 group.create_task(recovery.watch_unfinished(self._node))
                 group.create_task(network.watch(self._node))
-                group.create_task(self._node.handlers.watch())
+                group.create_task(self._node.handlers.watch(self._tidy))
                 group.create_task(self._node.artifacts.watch())
         finally:
             await self.close()
+
+    async def look_at_handlers(self) -> None:
+        """Look whether what is declared, or what the node can do, has changed; ``run`` does it too."""
+        await self._node.handlers.look()
+        await self._tidy()
+
+    async def _tidy(self) -> None:
+        """Remove the AppArmor profiles that nothing names any more."""
+        records = self._node.store.containers.all()
+        ended = ContainerState.EXITED
+        used = {record.apparmor for record in records if record.state is not ended}
+        await self._node.apparmor.sweep(used | self._node.handlers.wanted_profiles())
 
     def subscribe(self) -> Subscription:
         """GetContainerEvents: what happens from now on; to be closed. Raises ResourceExhaustedError."""
@@ -291,6 +309,7 @@ class Engine:
             unknown_syscalls=self._unknown_syscalls(),
             libseccomp=self._node.filters.version,
             missing_artifacts=missing,
+            withheld=handlers.withheld(),
         )
 
     def _unknown_syscalls(self) -> Mapping[str, tuple[str, ...]]:

@@ -57,7 +57,12 @@ async def _mount(work: ContainerWork, index: int, mount: Mount) -> Mount:
         snapshot = await node.parts.images.prepare(f"{container_id}-{index}", image)
         await node.disk.run(target.parent.mkdir, 0o711, exist_ok=True)
         await node.parts.mounts.overlay(
-            snapshot.lowers, snapshot.upper, snapshot.work, target, owners_of(work)
+            snapshot.lowers,
+            snapshot.upper,
+            snapshot.work,
+            target,
+            owners_of(work),
+            context=context_of(work),
         )
         work.image_volumes[source_key(index)] = await node.disk.run(
             folder_within, target, mount.image_sub_path
@@ -65,6 +70,11 @@ async def _mount(work: ContainerWork, index: int, mount: Mount) -> Mount:
     except (HostError, ImageError, NotFoundError) as error:
         raise _failed(mount, error) from error
     return replace(mount, image_ref=image.id)
+
+
+def context_of(work: ContainerWork) -> str:
+    """Return the SELinux label of everything in the container's images; "" keeps the files' own."""
+    return "" if work.labels is None else work.labels.mount
 
 
 def folder_within(root: Path, sub_path: str) -> str:

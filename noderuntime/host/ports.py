@@ -129,8 +129,12 @@ class Mounts(Protocol):
         work: Path,
         target: Path,
         owners: Owners | None = None,
+        *,
+        context: str = "",
     ) -> None:
         """Mount an overlay; ``lowers`` are topmost first, up to 127 of them.
+
+        ``context``: the SELinux label of everything in it.
 
         With ``owners`` lowers and upper belong to that user namespace; upper is given to it here.
         """

@@ -27,12 +27,14 @@ from dataclasses import replace
 from noderuntime.api.securityprofile import Section
 from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy import (
+    apparmor,
     capabilities,
     cdi,
     mounts,
     process,
     resources,
     seccomp_file,
+    selinux,
     sysctls,
     users,
 )
@@ -94,14 +96,15 @@ def admit_container(
 ) -> ContainerGrant | Denial:
     """Decide about a container. ``host`` is what the node knows of its mounts (see HostFacts).
 
-    Raises InvalidArgumentError for what is malformed or not honoured yet.
+    Raises InvalidArgumentError for what is malformed or not honoured yet, FailedPreconditionError
+    for what this node's kernel does not have.
     """
     _require_sane(sandbox, container, image)
     plain = _plain_grant(sandbox, container, image)
     host = host or HostFacts()
     mounts.require_propagation(container, host)
     if rules is None:
-        return _as_the_node_does(container, host, plain)
+        return _as_the_node_does(sandbox, container, host, plain)
     facts = ContainerFacts(
         rules=rules, sandbox=sandbox, container=container, image=image, host=host
     )
@@ -173,7 +176,7 @@ def _plain_grant(
 
 
 def _as_the_node_does(
-    container: ContainerConfig, host: HostFacts, grant: ContainerGrant
+    sandbox: SandboxConfig, container: ContainerConfig, host: HostFacts, grant: ContainerGrant
 ) -> ContainerGrant:
     security = container.security
     from_file = None
@@ -187,6 +190,8 @@ def _as_the_node_does(
         readonly_paths=grant.readonly_paths and (security.readonly_paths or DEFAULT_READONLY),
         seccomp=SeccompRules() if wants_filter else None,
         seccomp_document=from_file,
+        apparmor=apparmor.as_the_node_does(container, host.lsm),
+        selinux=selinux.labels(None, sandbox, container, host.lsm),
     )
 
 
@@ -208,6 +213,8 @@ def _under_profile(facts: ContainerFacts, grant: ContainerGrant) -> ContainerGra
         pids_limit=rules.pids_limit,
         seccomp=None if rules.seccomp.artifact else rules.seccomp,
         seccomp_document=_artifact(rules.seccomp, facts.host),
+        apparmor=apparmor.under_profile(facts),
+        selinux=selinux.labels(rules, facts.sandbox, facts.container, facts.host.lsm),
         recursive_readonly=mounts.recursive_readonly(facts),
         changes=(*_changes(facts), *limits_set),
     )
@@ -234,6 +241,7 @@ def _changes(facts: ContainerFacts) -> Iterator[str]:
     rules, security = facts.rules, facts.container.security
     if security.seccomp.type is ProfileType.UNCONFINED:
         yield "securityContext.seccompProfile is the profile's filter, as the Pod names none"
+    yield from apparmor.changes(facts)
     if rules.no_new_privileges and not security.no_new_privs:
         yield "securityContext.allowPrivilegeEscalation is false, as noNewPrivileges is Required"
     if rules.readonly_root and not security.readonly_rootfs:

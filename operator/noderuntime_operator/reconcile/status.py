@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from noderuntime.api.model import API_VERSION
+from noderuntime.api.state import WithheldHandler
 from noderuntime_operator.reconcile.observed import Body, NodeRuntimeSeen, PodSeen, ProfileSeen
 from noderuntime_operator.reconcile.plan import Action, Apply, Kind
 from noderuntime_operator.reconcile.resolve import Resolution
@@ -33,6 +34,7 @@ class _Nodes:
     conflicting: dict[str, str]
     stale: int
     unknown: dict[str, tuple[str, ...]]  # system calls by node that the handler's filter leaves out
+    withheld: dict[str, WithheldHandler]  # of pending: they cannot offer the handler
 
 
 def write_status(view: View, now: datetime) -> tuple[Action, ...]:
@@ -89,7 +91,22 @@ def _nodes(view: View, runtime: NodeRuntimeSeen) -> _Nodes:
         conflicting=dict(view.claims.lost.get(runtime.name, {})),
         stale=sum(_has_stale(view, node) for node in matched),
         unknown={node: names for node in matched if (names := _unknown(view, node, handler))},
+        withheld={
+            node: each
+            for node in matched
+            for each in _withheld(view, node)
+            if each.name == handler and not _serves(view, node, handler)
+        },
     )
+
+
+def _withheld(view: View, node: str) -> tuple[WithheldHandler, ...]:
+    """Return what the node cannot offer of the revision that it is to serve."""
+    wanted, state = view.desired.get(node), view.states.get(node)
+    status = state.status if state else None
+    if wanted is None or status is None or status.revision is None:
+        return ()
+    return status.withheld_handlers if status.revision.digest == wanted.digest else ()
 
 
 def _serves(view: View, node: str, handler: str) -> bool:
@@ -121,7 +138,7 @@ def _verdict(view: View, resolution: Resolution, nodes: _Nodes) -> _Verdict:
     if nodes.conflicting:
         return _conflict(runtime, nodes)
     if nodes.pending:
-        return _pending(view, nodes)
+        return _missing(nodes) if nodes.withheld else _pending(view, nodes)
     if not nodes.matched:
         text = "no node matches the selector; nodes that come to match will serve it"
         return _Verdict(state="Ready", reason="NoMatchingNodes", message=text)
@@ -169,6 +186,17 @@ def _conflict(runtime: NodeRuntimeSeen, nodes: _Nodes) -> _Verdict:
         f"{_listed(sorted(nodes.conflicting))}; make the selectors disjoint or choose another handler"
     )
     return _Verdict(state="Stalled", reason="HandlerConflict", message=text)
+
+
+def _missing(nodes: _Nodes) -> _Verdict:
+    reasons = {each.reason for each in nodes.withheld.values()}
+    said = [f"{node} ({each.message})" for node, each in sorted(nodes.withheld.items())]
+    text = (
+        f"served by {len(nodes.matched) - len(nodes.pending)} of "
+        f"{_count(len(nodes.matched), 'node')}; not offered by {_listed(said)}"
+    )
+    reason = reasons.pop() if len(reasons) == 1 else "HandlersWithheld"
+    return _Verdict(state="Stalled", reason=reason, message=text)
 
 
 def _pending(view: View, nodes: _Nodes) -> _Verdict:
