@@ -154,6 +154,7 @@ class Engine:
     async def close(self, *, grace_s: float = SHUTDOWN_GRACE_S) -> None:
         """Let the jobs under way end, for a while; then cancel them, which undoes them."""
         await self._node.jobs.close(grace_s)
+        self._node.parts.monitor.close()
         self._node.disk.close()
         self._node.decisions.close()
 

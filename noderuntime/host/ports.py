@@ -353,6 +353,10 @@ class Monitor(Protocol):
         """End the monitor, if there, and remove every file of its."""
         ...
 
+    def close(self) -> None:
+        """Let go of what is held of the containers that run; they run on."""
+        ...
+
     async def reopen_log(self, container_id: str) -> None:
         """Make the monitor write to a new file at the same path."""
         ...
