@@ -143,6 +143,7 @@ class NodeReading:
     revision: str = ""
     revision_valid: bool = True
     stale_containers: int = 0
+    ungoverned_pods: int = 0
     lost_monitors: int = 0
 
 
@@ -180,6 +181,11 @@ class NodeCollector(Collector):
             "noderuntime_stale_containers",
             "Containers that run under an older revision than the served one.",
             value=reading.stale_containers,
+        )
+        yield GaugeMetricFamily(
+            "noderuntime_ungoverned_pods",
+            "Pods that run under a handler without a profile.",
+            value=reading.ungoverned_pods,
         )
         yield GaugeMetricFamily(
             "noderuntime_lost_monitors",
