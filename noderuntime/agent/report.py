@@ -52,6 +52,7 @@ def status_of(state: NodeState, seen: Observation, now: str) -> NodeRuntimeState
         handlers=tuple(sorted(set(served.handlers))),
         withheld_handlers=_withheld(served),
         stale_containers=tuple(sorted(set(served.stale_containers)))[:MAX_STALE],
+        ungoverned_pods=served.ungoverned_pods,
         unknown_syscalls=tuple(
             UnknownSyscalls(handler=handler, names=tuple(sorted(names))[:MAX_SYSCALLS])
             for handler, names in sorted(served.unknown_syscalls.items())

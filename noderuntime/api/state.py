@@ -103,6 +103,11 @@ class NodeRuntimeStateStatus(ApiModel):
         "`namespace/pod/container`; the first hundred.",
         json_schema_extra=a_set(),
     )
+    ungoverned_pods: int = Field(
+        default=0,
+        ge=0,
+        description="Pods that run on the node under a handler of its own, which has no profile.",
+    )
     unknown_syscalls: tuple[UnknownSyscalls, ...] = Field(
         default=(),
         max_length=256,

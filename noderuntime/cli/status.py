@@ -48,6 +48,7 @@ def as_text(status: RuntimeStatus) -> str:
         *([f"  {'':<16}NOT SERVED: {served.revision_error}"] if served.revision_error else []),
         f"  {'  its handlers':<16}{', '.join(served.handlers) or 'none'}",
         f"  {'Other handlers':<16}{', '.join(own) or 'none'}",
+        f"  {'Ungoverned':<16}{_pods(served.ungoverned_pods)} under no profile",
     ]
     for handler, why in sorted(served.missing_artifacts.items()):
         lines.append(f"  {handler}: NOT OFFERED: its seccomp artifact is not here: {why}")
@@ -60,3 +61,7 @@ def as_text(status: RuntimeStatus) -> str:
         lines.append("  Under an earlier revision, until they are restarted:")
         lines += [f"    {name}" for name in served.stale_containers]
     return "\n".join(lines)
+
+
+def _pods(number: int) -> str:
+    return "1 Pod" if number == 1 else f"{number} Pods"

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from noderuntime.engine import admission, selinux
+from noderuntime.engine import admission, decisions, selinux
 from noderuntime.engine.devices import device_nodes
 from noderuntime.engine.host_paths import HostPaths
 from noderuntime.engine.image_volumes import (
@@ -84,7 +84,8 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
     image = node.parts.images.find(config.image)
     if image is None:
         raise NotFoundError(f"image {config.image} is not on this node; pull it first")
-    reference = admission.admit_image_of(handler, config, image)
+    asked = decisions.asking(node, decisions.CREATE_CONTAINER, sandbox.config.pod, config.name)
+    reference = admission.admit_image_of(asked, handler, config, image)
     container_id = ContainerId(new_id())
     record = ContainerRecord(
         id=container_id,
@@ -188,7 +189,8 @@ async def _write_spec_of(work: ContainerWork, paths: HostPaths) -> None:
     host = replace(host, seccomp_artifact=await node.artifacts.text(work.handler))
     facts = ImageFacts(config=work.image.config, user=user)
     judged = replace(record.config, image_reference=record.image_reference)
-    grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
+    asker = decisions.asking_to_create(work)
+    grant = admission.admit_container(asker, work.handler, sandbox.config, judged, facts, host)
     await node.apparmor.require(grant.apparmor)
     pinned = paths.pinned()
     await selinux.relabel_volumes(work, grant, host.real_paths, pinned)

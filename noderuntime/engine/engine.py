@@ -16,6 +16,7 @@ from noderuntime.engine.container_create import create_container
 from noderuntime.engine.container_remove import remove_container
 from noderuntime.engine.container_start import start_container
 from noderuntime.engine.container_stop import stop_container
+from noderuntime.engine.decisions import decision_log
 from noderuntime.engine.disk import Disk
 from noderuntime.engine.events import Feed, Subscription
 from noderuntime.engine.filters import Filters
@@ -27,7 +28,7 @@ from noderuntime.engine.offers import Offers, Withheld
 from noderuntime.engine.sandbox_remove import remove_sandbox
 from noderuntime.engine.sandbox_run import run_sandbox
 from noderuntime.engine.sandbox_stop import stop_sandbox
-from noderuntime.engine.state import ContainerState
+from noderuntime.engine.state import ContainerState, SandboxState
 from noderuntime.engine.stats import ContainerStats, PodMetrics, SandboxStats
 from noderuntime.engine.store import Store
 from noderuntime.engine.verbs import steps_of
@@ -74,6 +75,7 @@ class NodeStatus:
     revision: str  # the digest that is served, "" where there is none
     revision_error: str  # why the declared revision is not served, "" when it is
     stale_containers: tuple[str, ...]  # "namespace/pod/container" that run under an older revision
+    ungoverned_pods: int = 0  # that run under a handler without a profile
     network: str = ""  # what attaches Pods now, for people
     revision_handlers: tuple[str, ...] = ()  # of ``handlers``, those that the revision declares
     # System calls that a handler's profile names and this node's libseccomp does not know.
@@ -106,6 +108,7 @@ class Engine:
             handlers=handlers,
             filters=Filters(parts.seccomp),
             artifacts=SeccompArtifacts(parts.images, handlers),
+            decisions=decision_log(config),
             apparmor=profiles,
             faults=faults,
         )
@@ -154,6 +157,7 @@ class Engine:
         await self._node.jobs.close(grace_s)
         self._node.parts.monitor.close()
         self._node.disk.close()
+        self._node.decisions.close()
 
     async def run_sandbox(self, config: SandboxConfig, handler: str) -> SandboxId:
         """RunPodSandbox. The same Pod and attempt again returns (or joins) the one there is."""
@@ -303,6 +307,7 @@ class Engine:
             revision=handlers.revision,
             revision_error=handlers.error,
             stale_containers=self._stale(),
+            ungoverned_pods=self._ungoverned(),
             revision_handlers=tuple(n for n in handlers.declared() if n not in missing),
             unknown_syscalls=self._unknown_syscalls(),
             libseccomp=self._node.filters.version,
@@ -318,6 +323,11 @@ class Engine:
             for name, rules in self._node.handlers.rules().items()
         }
         return {name: unknown for name, unknown in found.items() if unknown}
+
+    def _ungoverned(self) -> int:
+        """Count the Pods that run under none of a revision: the node's own handlers have no profile."""
+        found = self._node.store.sandboxes.all()
+        return sum(each.state is SandboxState.READY and not each.revision for each in found)
 
     def _stale(self) -> tuple[str, ...]:
         """Return the running containers whose profile is not of the served revision."""

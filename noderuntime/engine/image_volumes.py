@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noderuntime.engine import admission
+from noderuntime.engine.decisions import asking_to_create
 from noderuntime.engine.user_namespace import owners_of
 from noderuntime.errors import (
     FailedPreconditionError,
@@ -50,7 +51,7 @@ async def _mount(work: ContainerWork, index: int, mount: Mount) -> Mount:
         raise _failed(mount, NotFoundError("it is not on this node; pull it first"))
     if work.handler is None:
         raise FailedPreconditionError(f"container {container_id} has no handler")
-    admission.admit_image_volume(work.handler, mount, image)
+    admission.admit_image_volume(asking_to_create(work), work.handler, mount, image)
     target = node.paths.image_volumes(container_id) / str(index)
     try:
         snapshot = await node.parts.images.prepare(f"{container_id}-{index}", image)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from noderuntime.host.seccomp import SeccompCompiler
     from noderuntime.images.ports import Images
     from noderuntime.network.ports import Network
+    from noderuntime.telemetry.decisions import DecisionLog
 
 Faults = Callable[[str, str], Awaitable[None]]
 """Called with (verb, "step:before" or "step:after"); may raise, for tests."""
@@ -185,6 +186,7 @@ class Node:
     handlers: HandlerTable
     filters: Filters
     artifacts: SeccompArtifacts
+    decisions: DecisionLog
     apparmor: Profiles
     faults: Faults | None = None
     locks: Locks = field(default_factory=Locks)

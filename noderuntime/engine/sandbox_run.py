@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from noderuntime.engine import admission
+from noderuntime.engine.decisions import asking
 from noderuntime.engine.node import Node
 from noderuntime.engine.sandbox_files import hostname_of, write_files
 from noderuntime.engine.sandbox_init import remove_init, start_init
@@ -55,7 +56,8 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             "run this Pod on another node"
         )
     await node.artifacts.text(served)  # no Pod is made that could run nothing
-    grant = admission.admit_sandbox(served, config)
+    asked = asking(node, "RunPodSandbox", pod=config.pod)
+    grant = admission.admit_sandbox(asked, served, config)
     sandbox_id = SandboxId(new_id())
     with level_of(node, sandbox_id, config, served.rules) as level:
         record = SandboxRecord(

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from noderuntime.api.securityprofile import Section
 from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy import (
     apparmor,
@@ -81,6 +82,11 @@ def admit_image(rules: HandlerRules | None, reference: str) -> Denial | None:
     return next(of_section("images", judge_image(rules, reference)), None)
 
 
+def findings_on_image(rules: HandlerRules, reference: str) -> tuple[Denial, ...]:
+    """Return what mode Audit lets pass in a pull."""
+    return _audited(rules, "images", judge_image(rules, reference))
+
+
 def admit_container(
     rules: HandlerRules | None,
     sandbox: SandboxConfig,
@@ -123,6 +129,17 @@ def admit_resources(
     if denial is not None and not rules.audits("resources"):
         return denial
     return resources.without_unlimited(rules, asked)
+
+
+def findings_on_resources(rules: HandlerRules, asked: Resources) -> tuple[Denial, ...]:
+    """Return what mode Audit lets pass in an update."""
+    return _audited(rules, "resources", resources.within_bound(rules, "*", asked))
+
+
+def _audited(
+    rules: HandlerRules, section: Section, denials: Iterator[Denial]
+) -> tuple[Denial, ...]:
+    return tuple(of_section(section, denials)) if rules.audits(section) else ()
 
 
 def _judge(

@@ -280,6 +280,7 @@ class FakeEngine(Engine):
             revision="sha256:" + "0" * 64,
             revision_error="",
             stale_containers=self.stale,
+            ungoverned_pods=len(self.stale),
             withheld=self.withheld,
             revision_handlers=("restricted",),
         )

@@ -33,6 +33,7 @@ class _Nodes:
     pending: tuple[str, ...]  # of matched
     conflicting: dict[str, str]
     stale: int
+    ungoverned: int  # Pods
     unknown: dict[str, tuple[str, ...]]  # system calls by node that the handler's filter leaves out
     withheld: dict[str, WithheldHandler]  # of pending: they cannot offer the handler
 
@@ -77,6 +78,7 @@ def _runtime_status(view: View, runtime: NodeRuntimeSeen, now: datetime) -> dict
             "stale": nodes.stale,
         },
         "servedNodes": f"{served}/{len(nodes.matched)}",
+        "ungovernedPods": nodes.ungoverned,
         "runtimeClassName": runtime.spec.handler if runtime.spec else "",
         "profileGeneration": resolution.profile_generation,
     }
@@ -90,6 +92,7 @@ def _nodes(view: View, runtime: NodeRuntimeSeen) -> _Nodes:
         pending=tuple(node for node in matched if not _serves(view, node, handler)),
         conflicting=dict(view.claims.lost.get(runtime.name, {})),
         stale=sum(_has_stale(view, node) for node in matched),
+        ungoverned=sum(_ungoverned(view, node) for node in matched),
         unknown={node: names for node in matched if (names := _unknown(view, node, handler))},
         withheld={
             node: each
@@ -120,6 +123,11 @@ def _serves(view: View, node: str, handler: str) -> bool:
 def _has_stale(view: View, node: str) -> bool:
     state = view.states.get(node)
     return bool(state and state.status and state.status.stale_containers)
+
+
+def _ungoverned(view: View, node: str) -> int:
+    state = view.states.get(node)
+    return state.status.ungoverned_pods if state and state.status else 0
 
 
 def _unknown(view: View, node: str, handler: str) -> tuple[str, ...]:

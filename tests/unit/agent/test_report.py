@@ -34,6 +34,7 @@ def runtime(revision: str = DIGEST, error: str = "", stale: int = 0) -> RuntimeS
             revision_error=error,
             handlers=("restricted",),
             stale_containers=tuple(f"ns/pod/{number:03}" for number in reversed(range(stale))),
+            ungoverned_pods=2,
         ),
     )
 
@@ -98,6 +99,7 @@ def test_what_was_served_stays_when_the_runtime_is_away() -> None:
     assert away.revision == first.revision
     assert away.handlers == ("restricted",)
     assert away.stale_containers == first.stale_containers
+    assert (away.ungoverned_pods, first.ungoverned_pods) == (2, 2)
     assert away.conditions[0].message == "no answer in time"
 
 

@@ -141,6 +141,7 @@ async def test_status_tells_conditions_handlers_and_the_agents_part(cri: Client)
         "revisionError": "",
         "handlers": ["restricted"],
         "staleContainers": ["default/web/app"],
+        "ungovernedPods": 1,
         "unknownSyscalls": {},
         "missingArtifacts": {},
         "withheldHandlers": [

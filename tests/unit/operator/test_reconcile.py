@@ -177,6 +177,19 @@ def test_stale_containers_are_counted(cluster: FakeCluster) -> None:
     )
 
 
+def test_pods_that_run_ungoverned_are_summed_over_the_matched_nodes(cluster: FakeCluster) -> None:
+    cluster.node("n2", pool="web")
+    cluster.node("n3", pool="other")
+    cluster.runtime("restricted", nodeSelector={"matchLabels": {"pool": "web"}})
+    cluster.runtime("other", handler="other", nodeSelector={"matchLabels": {"pool": "other"}})
+    cluster.settle()
+    for node, pods in (("n2", 3), ("n3", 100)):
+        cluster.of(Kind.STATE)[node]["status"]["ungovernedPods"] = pods
+    cluster.run_pass()
+    status = cluster.of(Kind.NODE_RUNTIME)["restricted"]["status"]
+    assert status["ungovernedPods"] == 3
+
+
 def test_a_selector_that_matches_nothing_is_ready_and_says_so(cluster: FakeCluster) -> None:
     cluster.runtime("restricted", nodeSelector={"matchLabels": {"pool": "none"}})
     cluster.settle()
