@@ -9,7 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from noderuntime.api.state import NodeRuntimeStateStatus, ServedRevision, UnknownSyscalls
+from noderuntime.api.state import (
+    NodeRuntimeStateStatus,
+    ServedRevision,
+    UnknownSyscalls,
+    WithheldHandler,
+)
 from noderuntime.api.status import Condition
 
 if TYPE_CHECKING:
@@ -45,7 +50,9 @@ def status_of(state: NodeState, seen: Observation, now: str) -> NodeRuntimeState
         observed_generation=state.generation,
         revision=_served(before, served.revision, now),
         handlers=tuple(sorted(set(served.handlers))),
+        withheld_handlers=_withheld(served),
         stale_containers=tuple(sorted(set(served.stale_containers)))[:MAX_STALE],
+        ungoverned_pods=served.ungoverned_pods,
         unknown_syscalls=tuple(
             UnknownSyscalls(handler=handler, names=tuple(sorted(names))[:MAX_SYSCALLS])
             for handler, names in sorted(served.unknown_syscalls.items())
@@ -68,6 +75,14 @@ def _served(before: NodeRuntimeStateStatus, digest: str, now: str) -> ServedRevi
     return ServedRevision(digest=digest, served_at=now)
 
 
+def _withheld(served: Served) -> tuple[WithheldHandler, ...]:
+    found = {each.name: each for each in served.withheld_handlers}
+    return tuple(
+        WithheldHandler(name=name, reason=each.reason, message=each.message[:MAX_MESSAGE_CHARS])
+        for name, each in sorted(found.items())
+    )
+
+
 def _ready(state: NodeState, seen: Observation) -> Condition:
     declared = state.spec.revision.digest
     if seen.revision_error is not None:
@@ -82,6 +97,11 @@ def _ready(state: NodeState, seen: Observation) -> Condition:
         return _condition(
             state, "RevisionNotServed", f"declared is {declared}, the runtime serves {now_serves}"
         )
+    withheld = _withheld(served)
+    if withheld:
+        reasons = {each.reason for each in withheld}
+        said = "; ".join(f"handler {each.name} is not offered: {each.message}" for each in withheld)
+        return _condition(state, reasons.pop() if len(reasons) == 1 else "HandlersWithheld", said)
     return _condition(state, "Served", f"the runtime serves {declared}", status=True)
 
 

@@ -75,6 +75,14 @@ class MetricsConfig(_Section):
     address: str = "127.0.0.1:9475"
 
 
+class DecisionsConfig(_Section):
+    """The decision log: up to ``files`` of ``max_bytes`` each."""
+
+    path: Path | None = None  # None is decisions/decisions.log below state_dir
+    max_bytes: int = Field(default=8 << 20, ge=128 << 10, le=1 << 30)
+    files: int = Field(default=4, ge=1, le=100)
+
+
 class Config(_Section):
     """The whole file; every path has a default, so an empty file is valid."""
 
@@ -90,6 +98,7 @@ class Config(_Section):
     images: ImagesConfig = ImagesConfig()
     streaming: StreamingConfig = StreamingConfig()
     metrics: MetricsConfig = MetricsConfig()
+    decisions: DecisionsConfig = DecisionsConfig()
 
     @model_validator(mode="after")
     def _each_ulimit_once(self) -> Self:

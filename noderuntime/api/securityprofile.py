@@ -7,6 +7,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from noderuntime.api.kubernetes import a_set, atomic, failure, keyed
+from noderuntime.api.lsm import AppArmor, SELinux
 from noderuntime.api.model import ApiModel
 from noderuntime.api.profile_node import Devices, HostPath, ProfileImages, ProfileResources
 from noderuntime.api.profile_process import (
@@ -165,6 +166,20 @@ class SecurityProfileSpec(ApiModel):
     )
     capabilities: Capabilities = Field(default=Capabilities(), description="Linux capabilities.")
     seccomp: Seccomp = Field(default=Seccomp(), description="The system call filter.")
+    app_armor: AppArmor | None = Field(
+        default=None,
+        description="The AppArmor profile. Left out: the runtime's own where the kernel has AppArmor, and none for "
+        "privileged containers.",
+        json_schema_extra=failure(
+            "`appArmorProfile` of type Unconfined or Localhost is refused in any case."
+        ),
+    )
+    se_linux: SELinux | None = Field(
+        default=None,
+        description="The SELinux label. Left out: where the kernel has SELinux, the node's default with "
+        "categories of the Pod's own, and for privileged containers what the policy makes of them.",
+        json_schema_extra=failure("`seLinuxOptions` of the Pod are refused in any case."),
+    )
     sysctls: Sysctls = Field(default=Sysctls(), description="Kernel parameters a Pod may set.")
     devices: Devices = Field(
         default=Devices(), description="Devices of the node that containers may have."

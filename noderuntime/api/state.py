@@ -50,6 +50,19 @@ class UnknownSyscalls(ApiModel):
     )
 
 
+class WithheldHandler(ApiModel):
+    """A handler that the node cannot offer."""
+
+    name: str = Field(min_length=1, max_length=63, description="The handler.")
+    reason: str = Field(
+        min_length=1,
+        max_length=64,
+        description="MissingFeature (the kernel lacks what the profile demands), AppArmorProfileRefused or "
+        "AppArmorProfileNotLoaded.",
+    )
+    message: str = Field(max_length=2048, description="What is missing, as a sentence for people.")
+
+
 class NodeRuntimeStateSpec(ApiModel):
     """What the operator wants of the node."""
 
@@ -77,12 +90,23 @@ class NodeRuntimeStateStatus(ApiModel):
         description="Handlers of the revision that the runtime serves.",
         json_schema_extra=a_set(),
     )
+    withheld_handlers: tuple[WithheldHandler, ...] = Field(
+        default=(),
+        max_length=256,
+        description="Handlers of the revision that the node cannot offer: Pods that name them are refused there.",
+        json_schema_extra=keyed("name"),
+    )
     stale_containers: tuple[str, ...] = Field(
         default=(),
         max_length=100,
         description="Running containers that were started under another revision, as "
         "`namespace/pod/container`; the first hundred.",
         json_schema_extra=a_set(),
+    )
+    ungoverned_pods: int = Field(
+        default=0,
+        ge=0,
+        description="Pods that run on the node under a handler of its own, which has no profile.",
     )
     unknown_syscalls: tuple[UnknownSyscalls, ...] = Field(
         default=(),
@@ -93,7 +117,7 @@ class NodeRuntimeStateStatus(ApiModel):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         max_length=16,
-        description="Ready: the node serves the revision of the spec. SeccompComplete: its filters "
-        "name every system call that the profiles name.",
+        description="Ready: the node serves the revision of the spec, with every handler of it. "
+        "SeccompComplete: its filters name every system call that the profiles name.",
         json_schema_extra=keyed("type"),
     )

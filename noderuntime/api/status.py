@@ -74,6 +74,12 @@ class NodeRuntimeStatus(ApiModel):
     served_nodes: str = Field(
         default="", max_length=32, description="`served/matched`, for `kubectl get`."
     )
+    ungoverned_pods: int = Field(
+        default=0,
+        ge=0,
+        description="Pods on the matched nodes that run under no profile, as they name no handler or one of "
+        "the node's own.",
+    )
     runtime_class_name: str = Field(
         default="", max_length=63, description="The RuntimeClass that Pods name to run under it."
     )

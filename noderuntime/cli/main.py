@@ -1,6 +1,7 @@
 """The command ``noderuntime``. Each subcommand is a file; it is imported when it is the one that runs.
 
-Exit codes: 0, 1 for an error of ours (told in one sentence on stderr), 2 for wrong usage.
+Exit codes: 0, 1 for an error of ours (told in one sentence on stderr), 2 for wrong usage; ``explain``
+has its own.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_agent(commands)
     _add_status(commands)
+    _add_explain(commands)
     return top
 
 
@@ -78,11 +80,53 @@ def _add_agent(commands: Commands) -> None:
 def _add_status(commands: Commands) -> None:
     status = commands.add_parser("status", help="what this node serves now")
     _add_socket(status, SOCKET)
-    status.add_argument(
-        "-o", "--output", choices=("text", "json"), default="text", help="default: text"
-    )
+    _add_output(status)
     status.add_argument(
         "--timeout", type=float, default=5.0, metavar="SECONDS", help="wait for an answer so long"
+    )
+
+
+def _add_explain(commands: Commands) -> None:
+    explain = commands.add_parser(
+        "explain",
+        help="what a profile says to a Pod; needs no cluster",
+        description="What a SecurityProfile says to a Pod, field by field, and how config.json changes. "
+        "Exit codes: 0 it would run, 3 it would be refused, 4 that depends on the image, 2 the files or "
+        "the command line are wrong.",
+    )
+    explain.add_argument(
+        "pod", metavar="POD.yaml", help="Pods, or what has a Pod's template; - is standard input"
+    )
+    for name, required, what in (
+        ("--profile", True, "SecurityProfiles, with those that they inherit from"),
+        ("--node-runtime", False, "the NodeRuntime that the Pods run through"),
+    ):
+        explain.add_argument(
+            name,
+            action="append",
+            default=[],
+            required=required,
+            metavar="FILE",
+            help=f"{what}; may be repeated",
+        )
+    explain.add_argument(
+        "--profile-name", default="", metavar="NAME", help="which profile, of several"
+    )
+    explain.add_argument(
+        "--namespace", default="default", metavar="NAME", help="of Pods that name none"
+    )
+    explain.add_argument(
+        "--user", default="", metavar="UID[:GID]", help="the image's user, as its passwd has it"
+    )
+    explain.add_argument(
+        "--image-config", default="", metavar="FILE", help="the image's config (JSON)"
+    )
+    _add_output(explain)
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-o", "--output", choices=("text", "json"), default="text", help="default: text"
     )
 
 
@@ -120,6 +164,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from noderuntime.cli import agent
 
                 return agent.main(options)
+            case "explain":
+                from noderuntime.cli import explain
+
+                return explain.main(options)
             case _:
                 from noderuntime.cli import status
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from noderuntime.engine.node import Parts
 from noderuntime.errors import ConfigError
+from noderuntime.host.apparmor import KernelAppArmor
 from noderuntime.host.cgroups import KernelCgroups
 from noderuntime.host.exec import RuntimeExec
 from noderuntime.host.init import OciInits
@@ -19,6 +20,7 @@ from noderuntime.host.oci_runtime import OciCli
 from noderuntime.host.portforward import NetnsPortForward
 from noderuntime.host.ports import CgroupDriver
 from noderuntime.host.seccomp import compiler
+from noderuntime.host.selinux import KernelSelinux
 from noderuntime.images.store import ImageStore
 from noderuntime.network.bridge import bridge_network
 from noderuntime.network.cni import CniNetwork
@@ -57,6 +59,8 @@ def parts_of(config: Config) -> Parts:
         network=_network_of(config),
         images=ImageStore(config.state_dir, config.images.hosts_dir),
         seccomp=compiler(IN_LIBSECCOMP),
+        apparmor=KernelAppArmor(),
+        selinux=KernelSelinux(),
     )
 
 

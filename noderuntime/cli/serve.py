@@ -120,6 +120,7 @@ def reading(engine: Engine) -> metrics.NodeReading:
         revision=status.revision,
         revision_valid=not status.revision_error,
         stale_containers=len(status.stale_containers),
+        ungoverned_pods=status.ungoverned_pods,
         lost_monitors=sum(
             record.monitor_lost and record.state is ContainerState.RUNNING
             for record in engine.containers()

@@ -48,12 +48,20 @@ def as_text(status: RuntimeStatus) -> str:
         *([f"  {'':<16}NOT SERVED: {served.revision_error}"] if served.revision_error else []),
         f"  {'  its handlers':<16}{', '.join(served.handlers) or 'none'}",
         f"  {'Other handlers':<16}{', '.join(own) or 'none'}",
+        f"  {'Ungoverned':<16}{_pods(served.ungoverned_pods)} under no profile",
     ]
     for handler, why in sorted(served.missing_artifacts.items()):
         lines.append(f"  {handler}: NOT OFFERED: its seccomp artifact is not here: {why}")
     for handler, names in sorted(served.unknown_syscalls.items()):
         lines.append(f"  {handler}: no filter of this node can name {', '.join(names)}")
+    if served.withheld_handlers:
+        lines.append("  Handlers that this node cannot offer:")
+        lines += [f"    {each.name}: {each.message}" for each in served.withheld_handlers]
     if served.stale_containers:
         lines.append("  Under an earlier revision, until they are restarted:")
         lines += [f"    {name}" for name in served.stale_containers]
     return "\n".join(lines)
+
+
+def _pods(number: int) -> str:
+    return "1 Pod" if number == 1 else f"{number} Pods"

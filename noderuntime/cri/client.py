@@ -28,6 +28,16 @@ Answer = TypeVar("Answer", bound="Message")
 INFO_KEY = "noderuntime"
 
 
+class WithheldHandler(BaseModel):
+    """A handler of the revision that the node cannot offer, and why."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str
+    reason: str
+    message: str
+
+
 class Served(BaseModel):
     """``Status(verbose).info["noderuntime"]``: which revision is served, and what runs under another."""
 
@@ -39,10 +49,12 @@ class Served(BaseModel):
     revision_error: str = ""
     handlers: tuple[str, ...] = ()
     stale_containers: tuple[str, ...] = ()
+    ungoverned_pods: int = Field(default=0, ge=0)
     missing_artifacts: Mapping[str, str] = Field(default_factory=dict[str, str])
     unknown_syscalls: Mapping[str, tuple[str, ...]] = Field(
         default_factory=dict[str, tuple[str, ...]]
     )
+    withheld_handlers: tuple[WithheldHandler, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from noderuntime.cri import texts
 from noderuntime.cri.convert_security import (
-    HostFacts,
     container_security,
     id_mapping,
     sandbox_security,
@@ -53,12 +52,12 @@ _INT64: Final = 2**63 - 1
 T = TypeVar("T")
 
 
-def sandbox_config(config: pb.PodSandboxConfig, host: HostFacts) -> SandboxConfig:
+def sandbox_config(config: pb.PodSandboxConfig) -> SandboxConfig:
     """Convert what RunPodSandbox asks for; raises InvalidArgumentError."""
     refuse_unknown_fields(config, "config")
     _refuse_windows(config.HasField("windows"), "windows")
     linux = config.linux
-    security = sandbox_security(linux.security_context, host)
+    security = sandbox_security(linux.security_context)
     return SandboxConfig(
         pod=_pod(config.metadata),
         hostname=_hostname(config.hostname),
@@ -76,6 +75,7 @@ def sandbox_config(config: pb.PodSandboxConfig, host: HostFacts) -> SandboxConfi
         privileged=linux.security_context.privileged,
         sysctls=dict(_sysctls(linux)),
         seccomp=security.seccomp,
+        selinux=security.selinux,
         run_as_user=security.run_as_user,
         run_as_group=security.run_as_group,
         supplemental_groups=security.supplemental_groups,
@@ -84,7 +84,7 @@ def sandbox_config(config: pb.PodSandboxConfig, host: HostFacts) -> SandboxConfi
     )
 
 
-def container_config(config: pb.ContainerConfig, host: HostFacts) -> ContainerConfig:
+def container_config(config: pb.ContainerConfig) -> ContainerConfig:
     """Convert what CreateContainer asks for; raises InvalidArgumentError."""
     refuse_unknown_fields(config, "config")
     _refuse_windows(config.HasField("windows"), "windows")
@@ -117,7 +117,7 @@ def container_config(config: pb.ContainerConfig, host: HostFacts) -> ContainerCo
         tty=config.tty,
         stop_signal=signal_name(config.stop_signal),
         resources=resources("linux.resources", config.linux.resources),
-        security=container_security(config.linux.security_context, host),
+        security=container_security(config.linux.security_context),
     )
 
 

@@ -5,8 +5,8 @@ Here a field that is dropped would be a hole, so each is either converted or ref
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from noderuntime.cri import texts
@@ -19,6 +19,7 @@ from noderuntime.policy.model import (
     Namespaces,
     ProfileType,
     SecurityProfileRef,
+    SelinuxOptions,
     UserNamespace,
 )
 
@@ -32,16 +33,14 @@ _PROFILES: Final = {
     pb.SecurityProfile.Localhost: ProfileType.LOCALHOST,
 }
 _DEPRECATED_APPARMOR: Final = {
-    "unconfined": pb.SecurityProfile.Unconfined,
-    "runtime/default": pb.SecurityProfile.RuntimeDefault,
+    "unconfined": ProfileType.UNCONFINED,
+    "runtime/default": ProfileType.RUNTIME_DEFAULT,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostFacts:
-    """What of the host decides which fields can be honoured."""
-
-    apparmor: bool  # AppArmor is enabled in this kernel
+_SELINUX_PART: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_SELINUX_LEVEL: Final = re.compile(
+    r"s[0-9]{1,2}(-s[0-9]{1,2})?(:c[0-9]{1,4}([.,]c[0-9]{1,4}){0,31})?"
+)
+_APPARMOR_PREFIX: Final = "localhost/"  # of the deprecated field, and some clients' of the new one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,22 +52,16 @@ class SandboxSecurity:
     run_as_user: int | None
     run_as_group: int | None
     supplemental_groups: tuple[int, ...]
+    selinux: SelinuxOptions | None
 
 
-def read_host_facts(sys_root: Path = Path("/sys")) -> HostFacts:
-    """Ask the kernel. Source: ``Documentation/admin-guide/LSM/apparmor.rst``."""
-    try:
-        answer = (sys_root / "module/apparmor/parameters/enabled").read_text()
-    except OSError:
-        answer = "N"
-    return HostFacts(apparmor=answer.startswith("Y"))
+def sandbox_security(context: pb.LinuxSandboxSecurityContext) -> SandboxSecurity:
+    """Convert a sandbox's. ``readonly_rootfs`` is met by itself: a sandbox of ours has no root.
 
-
-def sandbox_security(context: pb.LinuxSandboxSecurityContext, host: HostFacts) -> SandboxSecurity:
-    """Convert a sandbox's. ``readonly_rootfs`` is met by itself: a sandbox of ours has no root."""
+    So is ``apparmor``: nothing of the Pod's runs in a sandbox but its containers.
+    """
     field = "linux.security_context"
-    _refuse_selinux(field, context.selinux_options)
-    _refuse_apparmor(field, context, host)
+    _apparmor(field, context)
     _is_strict(field, context.supplemental_groups_policy)  # it has no process with groups
     return SandboxSecurity(
         namespaces=_namespaces_of(field, context),
@@ -76,19 +69,14 @@ def sandbox_security(context: pb.LinuxSandboxSecurityContext, host: HostFacts) -
         run_as_user=_id(f"{field}.run_as_user", context, "run_as_user"),
         run_as_group=_id(f"{field}.run_as_group", context, "run_as_group"),
         supplemental_groups=_groups(field, context.supplemental_groups),
+        selinux=_selinux(f"{field}.selinux_options", context.selinux_options),
     )
 
 
-def container_security(
-    context: pb.LinuxContainerSecurityContext, host: HostFacts
-) -> ContainerSecurity:
+def container_security(context: pb.LinuxContainerSecurityContext) -> ContainerSecurity:
     """Convert a container's."""
     field = "linux.security_context"
-    _refuse_selinux(field, context.selinux_options)
-    _refuse_apparmor(field, context, host)
-    old_profile = str(_deprecated(context, "apparmor_profile"))
-    if old_profile and not context.HasField("apparmor"):
-        _refuse_deprecated_apparmor(field, old_profile, host)
+    old_apparmor = str(_deprecated(context, "apparmor_profile"))
     if context.capabilities.add_ambient_capabilities:
         raise InvalidArgumentError(
             f"{field}.capabilities.add_ambient_capabilities: is not served by this version"
@@ -111,6 +99,8 @@ def container_security(
         masked_paths=_paths(f"{field}.masked_paths", context.masked_paths),
         readonly_paths=_paths(f"{field}.readonly_paths", context.readonly_paths),
         seccomp=_seccomp(field, context),
+        selinux=_selinux(f"{field}.selinux_options", context.selinux_options),
+        apparmor=_apparmor(field, context) or _deprecated_apparmor(field, old_apparmor),
     )
 
 
@@ -196,33 +186,45 @@ def _profile(field: str, profile: pb.SecurityProfile) -> SecurityProfileRef:
     return SecurityProfileRef(type=kind, localhost_ref=reference)
 
 
-def _refuse_apparmor(field: str, context: _Context, host: HostFacts) -> None:
-    if context.HasField("apparmor"):
-        _refuse_apparmor_profile(f"{field}.apparmor", context.apparmor.profile_type, host)
+def _apparmor(field: str, context: _Context) -> SecurityProfileRef | None:
+    """Return what is asked for; None leaves it open, which is not the same as Unconfined."""
+    if not context.HasField("apparmor"):
+        return None
+    asked = _profile(f"{field}.apparmor", context.apparmor)
+    if asked.type is not ProfileType.LOCALHOST:
+        return asked
+    return _localhost_apparmor(f"{field}.apparmor.localhost_ref", asked.localhost_ref)
 
 
-def _refuse_deprecated_apparmor(field: str, profile: str, host: HostFacts) -> None:
-    kind = _DEPRECATED_APPARMOR.get(profile, pb.SecurityProfile.Localhost)
-    _refuse_apparmor_profile(f"{field}.apparmor_profile", kind, host)
+def _deprecated_apparmor(field: str, profile: str) -> SecurityProfileRef | None:
+    """Return what the field before ``apparmor`` says, for clients that know only that."""
+    field = f"{field}.apparmor_profile"
+    if not profile:
+        return None
+    if profile in _DEPRECATED_APPARMOR:
+        return SecurityProfileRef(type=_DEPRECATED_APPARMOR[profile])
+    if not profile.startswith(_APPARMOR_PREFIX):
+        raise texts.fault(
+            field, profile, "must be runtime/default, unconfined or localhost/ and a name"
+        )
+    return _localhost_apparmor(field, texts.line(field, profile, texts.MAX_PATH))
 
 
-def _refuse_apparmor_profile(
-    field: str, kind: pb.SecurityProfile.ProfileType.ValueType, host: HostFacts
-) -> None:
-    """Pass what holds anyway: unconfined, and the default where there is no AppArmor."""
-    if kind == pb.SecurityProfile.Unconfined:
-        return
-    if kind == pb.SecurityProfile.RuntimeDefault and not host.apparmor:
-        return
-    raise InvalidArgumentError(f"{field}: AppArmor profiles are not served by this version")
+def _localhost_apparmor(field: str, reference: str) -> SecurityProfileRef:
+    name = reference.removeprefix(_APPARMOR_PREFIX)
+    if not name:
+        raise InvalidArgumentError(f"{field}: names no profile")
+    return SecurityProfileRef(type=ProfileType.LOCALHOST, localhost_ref=name)
 
 
-def _refuse_selinux(field: str, options: pb.SELinuxOption) -> None:
-    for name in ("user", "role", "type", "level"):
-        if getattr(options, name):
-            raise InvalidArgumentError(
-                f"{field}.selinux_options.{name}: SELinux is not served by this version"
-            )
+def _selinux(field: str, options: pb.SELinuxOption) -> SelinuxOptions | None:
+    """Return what is asked for; None leaves all of it open."""
+    found = {name: str(getattr(options, name)) for name in ("user", "role", "type", "level")}
+    for name, value in found.items():
+        pattern = _SELINUX_LEVEL if name == "level" else _SELINUX_PART
+        if value and not pattern.fullmatch(value):
+            raise texts.fault(f"{field}.{name}", value, f"is not a {name} of SELinux")
+    return SelinuxOptions(**found) if any(found.values()) else None
 
 
 def _is_strict(field: str, policy: pb.SupplementalGroupsPolicy.ValueType) -> bool:

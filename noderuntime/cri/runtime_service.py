@@ -12,7 +12,6 @@ from google.protobuf.message import Message
 
 from noderuntime.cri import answers, convert, filters, status, texts
 from noderuntime.cri.boundary import MAX_MESSAGE_BYTES
-from noderuntime.cri.convert_security import HostFacts, read_host_facts
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.cri.streaming.tokens import Forward, RemoteCommand, Ticket
 from noderuntime.cri.unknown_fields import refuse_unknown_fields
@@ -51,14 +50,12 @@ class RuntimeService:
         engine: Engine,
         urls: Urls,
         driver: CgroupDriver,
-        host: HostFacts | None = None,
     ) -> None:
-        """Serve ``engine``; ``host`` is read from the kernel unless given."""
+        """Serve ``engine``."""
         self._engine = engine
         self._urls = urls
         self._driver = driver
         self._pod_cidr = ""
-        self._host = host or read_host_facts()
         usage = UsageService(engine)
         self.methods: Mapping[str, Unary] = {**self._unary_methods(), **usage.methods}
         self.streams: Mapping[str, Streaming] = {
@@ -124,7 +121,7 @@ class RuntimeService:
     async def run_sandbox(self, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
         """RunPodSandbox."""
         handler = texts.line("runtime_handler", request.runtime_handler)
-        config = convert.sandbox_config(request.config, self._host)
+        config = convert.sandbox_config(request.config)
         sandbox_id = await self._engine.run_sandbox(config, handler)
         return pb.RunPodSandboxResponse(pod_sandbox_id=sandbox_id)
 
@@ -168,7 +165,7 @@ class RuntimeService:
     ) -> pb.CreateContainerResponse:
         """CreateContainer. ``sandbox_config`` repeats RunPodSandbox's, which the engine has."""
         sandbox_id = _id("pod_sandbox_id", request.pod_sandbox_id)
-        config = convert.container_config(request.config, self._host)
+        config = convert.container_config(request.config)
         container_id = await self._engine.create_container(sandbox_id, config)
         return pb.CreateContainerResponse(container_id=container_id)
 

@@ -1,4 +1,4 @@
-"""The engine's questions to the policy: a denial becomes an error, findings become log lines."""
+"""The engine's questions to the policy: a denial becomes an error, every decision is recorded."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from noderuntime.telemetry.trace import span
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from noderuntime.engine.decisions import Asking
     from noderuntime.engine.handlers import Handler
     from noderuntime.images.ports import Image
     from noderuntime.policy.model import (
         ContainerConfig,
         ContainerGrant,
         ImageFacts,
+        LsmFacts,
         Mount,
         Namespaces,
         Resources,
@@ -57,54 +59,64 @@ def for_pod(handler: Handler, sandbox: SandboxConfig, now_ns: int) -> Handler:
     return replace(handler, rules=exceptions.rules_at(handler.rules, sandbox, now_s))
 
 
-def admit_sandbox(handler: Handler, config: SandboxConfig) -> SandboxGrant:
+def admit_sandbox(asked: Asking, handler: Handler, config: SandboxConfig) -> SandboxGrant:
     """Return what the sandbox gets. Raises DeniedError, InvalidArgumentError."""
     require_namespaces(config.namespaces)
     with span("policy.admit", handler=handler.name):
         answer = decide.admit_sandbox(handler.rules, config)
+        _record(asked, handler, answer)
     if isinstance(answer, Denial):
         raise _denied(answer)
     _report(handler, answer.findings, answer.changes)
     return answer
 
 
-def admit_image(handler: Handler, reference: str) -> None:
-    """Raise DeniedError where the handler's registries do not allow the reference."""
+def admit_image(asked: Asking, handler: Handler, reference: str) -> None:
+    """Raise DeniedError where the handler's registries do not allow the reference to be pulled."""
+    rules = handler.rules
     with span("policy.admit", handler=handler.name):
-        denial = decide.admit_image(handler.rules, reference)
+        denial = decide.admit_image(rules, reference)
+        findings = () if rules is None else decide.findings_on_image(rules, reference)
+        asked.record(rules, denial, findings)
     if denial is not None:
         raise _denied(denial)
 
 
-def admit_image_of(handler: Handler, config: ContainerConfig, image: Image) -> str:
+def admit_image_of(asked: Asking, handler: Handler, config: ContainerConfig, image: Image) -> str:
     """Return the reference that the container runs under. Raises DeniedError.
 
     An image may have been pulled for another handler, so it is asked again here: for the Pod's own
     words where the kubelet sent them, else for the image's names, of which one must pass.
     """
-    return _admit_names(handler, config.image_reference, config.image, image)
+    return _admit_names(asked, handler, (config.image_reference, config.image), image)
 
 
-def admit_image_volume(handler: Handler, mount: Mount, image: Image) -> str:
+def admit_image_volume(asked: Asking, handler: Handler, mount: Mount, image: Image) -> str:
     """Return the reference that an image is mounted under, as one is run. Raises DeniedError."""
-    return _admit_names(handler, mount.image_reference, mount.image, image)
+    return _admit_names(asked, handler, (mount.image_reference, mount.image), image)
 
 
-def _admit_names(handler: Handler, asked: str, resolved: str, image: Image) -> str:
-    if not asked and handler.rules is not None and handler.rules.require_digest:
-        asked = resolved  # an image has its digests' names whatever the Pod has named it by
-    if asked:
-        admit_image(handler, asked)
-        return asked
-    names = (*image.repo_tags, *image.repo_digests) or (resolved,)
-    denials = [decide.admit_image(handler.rules, name) for name in names]
-    for name, denial in zip(names, denials, strict=True):
-        if denial is None:
-            return name
-    raise _denied(next(denial for denial in denials if denial is not None))
+def _admit_names(asked: Asking, handler: Handler, reference: tuple[str, str], image: Image) -> str:
+    """Return the name that passes of a reference: the Pod's words, and what became of them.
+
+    A pass is not recorded here: the decision on the container, which follows, is about it too.
+    """
+    words, resolved = reference
+    if not words and handler.rules is not None and handler.rules.require_digest:
+        words = resolved  # an image has its digests' names whatever the Pod has named it by
+    names = (words,) if words else (*image.repo_tags, *image.repo_digests) or (resolved,)
+    with span("policy.admit", handler=handler.name):
+        denials = [decide.admit_image(handler.rules, name) for name in names]
+        for name, denial in zip(names, denials, strict=True):
+            if denial is None:
+                return name
+        first = next(denial for denial in denials if denial is not None)
+        asked.record(handler.rules, first)
+    raise _denied(first)
 
 
 def admit_container(
+    asked: Asking,
     handler: Handler,
     sandbox: SandboxConfig,
     container: ContainerConfig,
@@ -114,25 +126,41 @@ def admit_container(
     """Return how the container runs. Raises DeniedError, InvalidArgumentError."""
     with span("policy.admit", handler=handler.name):
         answer = decide.admit_container(handler.rules, sandbox, container, image, host)
+        _record(asked, handler, answer)
     if isinstance(answer, Denial):
         raise _denied(answer)
     _report(handler, answer.findings, answer.changes)
     return answer
 
 
-def admit_resources(handler: Handler, resources: Resources) -> Resources:
-    """Return the limits that an update may set. Raises DeniedError."""
+def admit_resources(
+    asked: Asking, handler: Handler, resources: Resources, *, again: bool = False
+) -> Resources:
+    """Return the limits that an update may set. Raises DeniedError.
+
+    ``again``: a second question of the same update, of which only a denial is recorded.
+    """
+    rules = handler.rules
     with span("policy.admit", handler=handler.name):
-        answer = decide.admit_resources(handler.rules, resources)
+        answer = decide.admit_resources(rules, resources)
+        if isinstance(answer, Denial):
+            asked.record(rules, answer)
+        elif rules is not None and not again:
+            changes = () if answer == resources else ("what is to have no limit has the profile's",)
+            asked.record(rules, None, decide.findings_on_resources(rules, resources), changes)
     if isinstance(answer, Denial):
         raise _denied(answer)
     return answer
 
 
 def host_facts(
-    container: ContainerConfig, real_paths: Mapping[str, str], *, own: bool = True
+    container: ContainerConfig,
+    real_paths: Mapping[str, str],
+    lsm: LsmFacts,
+    *,
+    own: bool = True,
 ) -> HostFacts:
-    """Read what only the node knows of the container's mounts and its filter. Blocking.
+    """Read what only the node knows of the container's mounts and its profiles. Blocking.
 
     ``own``: the handler is the node's own; under a profile no filter of a file is ever used.
     """
@@ -144,6 +172,7 @@ def host_facts(
         real_paths=real_paths,
         capabilities=capabilities.of_status(Path("/proc/self/status").read_text()),
         seccomp_file=read_seccomp(security.seccomp.localhost_ref) if wants_file else None,
+        lsm=lsm,
     )
 
 
@@ -187,6 +216,15 @@ def require_shared_pid(sandbox: SandboxConfig, container: ContainerConfig) -> No
             f"linux.security_context.namespace_options.pid: container {container.name} asks for "
             f"POD, but its sandbox was run with {sandbox.namespaces.pid}; both must say the same"
         )
+
+
+def _record(
+    asked: Asking, handler: Handler, answer: SandboxGrant | ContainerGrant | Denial
+) -> None:
+    if isinstance(answer, Denial):
+        asked.record(handler.rules, answer)
+    else:
+        asked.record(handler.rules, None, answer.findings, answer.changes)
 
 
 def _denied(denial: Denial) -> DeniedError:

@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from noderuntime.engine import admission
+from noderuntime.engine import admission, decisions, selinux
 from noderuntime.engine.devices import device_nodes
 from noderuntime.engine.host_paths import HostPaths
 from noderuntime.engine.image_volumes import (
+    context_of,
     mount_image_volumes,
     remove_image_volumes,
     source_key,
@@ -78,11 +79,13 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
     admission.require_namespaces(config.security.namespaces)
     admission.require_shared_pid(sandbox.config, config)
     config = replace(config, resources=honourable(node.parts.cgroups, config.resources))
+    await node.handlers.settle()
     handler = admission.for_pod(node.handlers.get(sandbox.handler), sandbox.config, node.now_ns())
     image = node.parts.images.find(config.image)
     if image is None:
         raise NotFoundError(f"image {config.image} is not on this node; pull it first")
-    reference = admission.admit_image_of(handler, config, image)
+    asked = decisions.asking(node, decisions.CREATE_CONTAINER, sandbox.config.pod, config.name)
+    reference = admission.admit_image_of(asked, handler, config, image)
     container_id = ContainerId(new_id())
     record = ContainerRecord(
         id=container_id,
@@ -99,6 +102,7 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
         stop_signal=config.stop_signal or image.config.stop_signal,
     )
     work = ContainerWork(node=node, record=record, sandbox=sandbox, handler=handler, image=image)
+    await selinux.look(work, sandbox)
     await perform(CREATE_CONTAINER, work)
     return record.id
 
@@ -156,7 +160,12 @@ async def _mount_root(work: ContainerWork) -> None:
         raise NotFoundError(f"container {work.record.id} has no writable layer")
     target = work.node.paths.rootfs(work.record.id)
     await work.node.parts.mounts.overlay(
-        snapshot.lowers, snapshot.upper, snapshot.work, target, owners_of(work)
+        snapshot.lowers,
+        snapshot.upper,
+        snapshot.work,
+        target,
+        owners_of(work),
+        context=context_of(work),
     )
     await pin_target(work)
 
@@ -181,14 +190,18 @@ async def _write_spec_of(work: ContainerWork, paths: HostPaths) -> None:
     host = replace(host, seccomp_artifact=await node.artifacts.text(work.handler))
     facts = ImageFacts(config=work.image.config, user=user)
     judged = replace(record.config, image_reference=record.image_reference)
-    grant = admission.admit_container(work.handler, sandbox.config, judged, facts, host)
+    asker = decisions.asking_to_create(work)
+    grant = admission.admit_container(asker, work.handler, sandbox.config, judged, facts, host)
+    await node.apparmor.require(grant.apparmor)
+    pinned = paths.pinned()
+    await selinux.relabel_volumes(work, grant, host.real_paths, pinned)
     grant = replace(grant, ulimits=ulimits(node.parts.config.ulimits, grant.ulimits))
     devices = await node.disk.run(
         device_nodes, record.config, host.real_paths, privileged=grant.privileged
     )
     sources = {**host.real_paths, **work.image_volumes}
     layout = replace(layout_of(node, sandbox, record, sources), devices=devices)
-    volumes = await mounted_volumes(work, layout.mounts, grant.recursive_readonly, paths.pinned())
+    volumes = await mounted_volumes(work, layout.mounts, grant.recursive_readonly, pinned)
     layout = replace(layout, mounts=volumes)
     document = spec.build(grant, layout)
     gids = grant.user.additional_gids
@@ -205,6 +218,7 @@ async def _write_spec_of(work: ContainerWork, paths: HostPaths) -> None:
         uid=grant.user.uid,
         gid=grant.user.gid,
         additional_gids=gids,
+        apparmor=grant.apparmor,
         config=replace(record.config, resources=grant.resources),
     )
 
@@ -224,7 +238,7 @@ def _look(
         strict=security.supplemental_groups_strict,
     )
     real = paths.real_paths(config, sandbox.config.pod.uid, hold=not own)
-    return resolved, admission.host_facts(config, real, own=own)
+    return resolved, admission.host_facts(config, real, work.lsm, own=own)
 
 
 def user_of(config: ContainerConfig, image: Image) -> str:

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noderuntime.engine import checkpoint, exits, images, network, recovery, stats, update
 from noderuntime.engine import exec as exec_
+from noderuntime.engine.apparmor import Profiles
 from noderuntime.engine.artifacts import SeccompArtifacts
 from noderuntime.engine.container_create import create_container
 from noderuntime.engine.container_remove import remove_container
 from noderuntime.engine.container_start import start_container
 from noderuntime.engine.container_stop import stop_container
+from noderuntime.engine.decisions import decision_log
 from noderuntime.engine.disk import Disk
 from noderuntime.engine.events import Feed, Subscription
 from noderuntime.engine.filters import Filters
 from noderuntime.engine.handlers import HandlerTable
 from noderuntime.engine.jobs import Jobs
 from noderuntime.engine.journal import Journal
-from noderuntime.engine.node import Faults, Node, Parts, Paths
+from noderuntime.engine.node import Faults, Node, Parts, Paths, features_of
+from noderuntime.engine.offers import Offers, Withheld
 from noderuntime.engine.sandbox_remove import remove_sandbox
 from noderuntime.engine.sandbox_run import run_sandbox
 from noderuntime.engine.sandbox_stop import stop_sandbox
-from noderuntime.engine.state import ContainerState
+from noderuntime.engine.state import ContainerState, SandboxState
 from noderuntime.engine.stats import ContainerStats, PodMetrics, SandboxStats
 from noderuntime.engine.store import Store
 from noderuntime.engine.verbs import steps_of
@@ -71,6 +75,7 @@ class NodeStatus:
     revision: str  # the digest that is served, "" where there is none
     revision_error: str  # why the declared revision is not served, "" when it is
     stale_containers: tuple[str, ...]  # "namespace/pod/container" that run under an older revision
+    ungoverned_pods: int = 0  # that run under a handler without a profile
     network: str = ""  # what attaches Pods now, for people
     revision_handlers: tuple[str, ...] = ()  # of ``handlers``, those that the revision declares
     # System calls that a handler's profile names and this node's libseccomp does not know.
@@ -79,6 +84,7 @@ class NodeStatus:
     )
     missing_artifacts: Mapping[str, str] = field(default_factory=dict[str, str])  # why, by handler
     libseccomp: str = ""  # its version, "" where there is none
+    withheld: tuple[Withheld, ...] = ()  # handlers of the revision that this node cannot offer
 
 
 class Engine:
@@ -89,7 +95,8 @@ class Engine:
     ) -> None:
         """Put the node together; nothing is read before ``recover``. ``boot_id`` is for tests."""
         config, disk = parts.config, Disk()
-        handlers = HandlerTable(config)
+        profiles = Profiles(parts.apparmor, disk)
+        handlers = HandlerTable(config, Offers(partial(features_of, parts), profiles))
         self._boot_id = boot_id
         self._node = Node(
             parts=parts,
@@ -101,6 +108,8 @@ class Engine:
             handlers=handlers,
             filters=Filters(parts.seccomp),
             artifacts=SeccompArtifacts(parts.images, handlers),
+            decisions=decision_log(config),
+            apparmor=profiles,
             faults=faults,
         )
         self._events = Feed(self._node.store, self._node.now_ns)
@@ -118,10 +127,22 @@ class Engine:
                 group.create_task(exits.watch_running(self._node))
                 group.create_task(recovery.watch_unfinished(self._node))
                 group.create_task(network.watch(self._node))
-                group.create_task(self._node.handlers.watch())
+                group.create_task(self._node.handlers.watch(self._tidy))
                 group.create_task(self._node.artifacts.watch())
         finally:
             await self.close()
+
+    async def look_at_handlers(self) -> None:
+        """Look whether what is declared, or what the node can do, has changed; ``run`` does it too."""
+        await self._node.handlers.look()
+        await self._tidy()
+
+    async def _tidy(self) -> None:
+        """Remove the AppArmor profiles that nothing names any more."""
+        records = self._node.store.containers.all()
+        ended = ContainerState.EXITED
+        used = {record.apparmor for record in records if record.state is not ended}
+        await self._node.apparmor.sweep(used | self._node.handlers.wanted_profiles())
 
     def subscribe(self) -> Subscription:
         """GetContainerEvents: what happens from now on; to be closed. Raises ResourceExhaustedError."""
@@ -134,7 +155,9 @@ class Engine:
     async def close(self, *, grace_s: float = SHUTDOWN_GRACE_S) -> None:
         """Let the jobs under way end, for a while; then cancel them, which undoes them."""
         await self._node.jobs.close(grace_s)
+        self._node.parts.monitor.close()
         self._node.disk.close()
+        self._node.decisions.close()
 
     async def run_sandbox(self, config: SandboxConfig, handler: str) -> SandboxId:
         """RunPodSandbox. The same Pod and attempt again returns (or joins) the one there is."""
@@ -284,10 +307,12 @@ class Engine:
             revision=handlers.revision,
             revision_error=handlers.error,
             stale_containers=self._stale(),
+            ungoverned_pods=self._ungoverned(),
             revision_handlers=tuple(n for n in handlers.declared() if n not in missing),
             unknown_syscalls=self._unknown_syscalls(),
             libseccomp=self._node.filters.version,
             missing_artifacts=missing,
+            withheld=handlers.withheld(),
         )
 
     def _unknown_syscalls(self) -> Mapping[str, tuple[str, ...]]:
@@ -298,6 +323,11 @@ class Engine:
             for name, rules in self._node.handlers.rules().items()
         }
         return {name: unknown for name, unknown in found.items() if unknown}
+
+    def _ungoverned(self) -> int:
+        """Count the Pods that run under none of a revision: the node's own handlers have no profile."""
+        found = self._node.store.sandboxes.all()
+        return sum(each.state is SandboxState.READY and not each.revision for each in found)
 
     def _stale(self) -> tuple[str, ...]:
         """Return the running containers whose profile is not of the served revision."""

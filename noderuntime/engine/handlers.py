@@ -2,14 +2,16 @@
 
 What always holds: the revision is served whole or not at all. A file that cannot be read, parsed,
 verified or compiled serves none of its handlers, and ``error`` says why; so a Pod that names one of
-them is refused rather than run without its profile. Rules are compiled once a revision.
+them is refused rather than run without its profile. Rules are compiled once a revision. What a
+handler needs of the kernel is there before the revision is served, or the handler is withheld
+(``offers.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ from noderuntime.policy.load import rules_of
 
 if TYPE_CHECKING:
     from noderuntime.api.config import Config
+    from noderuntime.engine.offers import Offers, Withheld
     from noderuntime.policy.rules import HandlerRules
 
 _log = logging.getLogger(__name__)
@@ -44,9 +47,10 @@ class Handler:
 class HandlerTable:
     """Reads the revision file when it changed; ``refresh`` costs one stat(2) when it did not."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, offers: Offers) -> None:
         """Serve the node's own handlers; the revision is read by the first ``refresh``."""
         self._path = config.revision
+        self._offers = offers
         self._own: Mapping[str, Handler] = {
             name: Handler(name=name, oci_runtime=own.oci_runtime, cni_conf_dir=own.cni_conf_dir)
             for name, own in config.handlers.items()
@@ -57,6 +61,9 @@ class HandlerTable:
             )
         self._default = self._own[config.default_handler]
         self._declared: Mapping[str, Handler] = {}
+        self._compiled: Mapping[str, Handler] = {}
+        self._withheld: Mapping[str, Withheld] = {}
+        self._loading = ""  # the digest of a revision that waits for what is loaded
         self._seen: tuple[int, ...] | None = ()  # never equal to a stat: the first look reads
         self.revision = ""
         self.error = ""
@@ -67,7 +74,8 @@ class HandlerTable:
         if seen == self._seen:
             return
         # Nothing of the former revision is served while the new one is looked at: fails closed.
-        self._declared, self.revision, self.error = {}, "", "the revision could not be loaded"
+        self._declared, self._compiled, self._withheld, self._loading = {}, {}, {}, ""
+        self.revision, self.error = "", "the revision could not be loaded"
         self._seen = seen
         try:
             revision = self._read()
@@ -76,17 +84,73 @@ class HandlerTable:
             self.error = f"{self._path}: {' '.join(str(error).split())}"
             _log.error("the revision is not served", extra={"error": self.error})
             return
-        self._declared, self.error = handlers, ""
-        self.revision = "" if revision is None else revision.digest
+        self._compiled = handlers
+        digest = "" if revision is None else revision.digest
+        if self._offers.must_load(self._rules()):
+            self._loading = digest
+            self.error = f"the AppArmor profiles of revision {digest} are being loaded; try again"
+            return
+        self._serve(digest)
+
+    async def settle(self) -> None:
+        """Look at the file, and wait until what its handlers need is loaded or refused."""
+        self.refresh()
+        if self._loading:
+            waiting, compiled = self._loading, self._compiled
+            await self._offers.load(self._rules())
+            if self._loading == waiting and self._compiled is compiled:
+                self._serve(waiting)
+
+    def wanted_profiles(self) -> frozenset[str]:
+        """Return the AppArmor profiles that declared handlers name."""
+        found = (rules.apparmor for rules in self._rules())
+        return frozenset(each.name for each in found if each is not None)
+
+    def withheld(self) -> tuple[Withheld, ...]:
+        """Return the declared handlers that this node cannot offer."""
+        return tuple(self._withheld[name] for name in sorted(self._withheld))
+
+    def _rules(self) -> tuple[HandlerRules, ...]:
+        return tuple(each.rules for each in self._compiled.values() if each.rules is not None)
+
+    def _serve(self, digest: str) -> None:
+        self.revision, self.error, self._loading = digest, "", ""
+        self._offer()
         _log.info(
             "the revision is served",
-            extra={"revision": self.revision, "handlers": ",".join(sorted(handlers))},
+            extra={"revision": self.revision, "handlers": ",".join(sorted(self._declared))},
         )
+
+    def _offer(self) -> None:
+        """Offer what can be offered now; the log tells what changes."""
+        before, self._withheld = self._withheld, self._offers.withheld(self._rules())
+        self._declared = {
+            name: each for name, each in self._compiled.items() if name not in self._withheld
+        }
+        for name, each in self._withheld.items():
+            if before.get(name) != each:
+                _log.error(
+                    "a handler is not offered",
+                    extra={"handler": name, "reason": each.reason, "error": each.message},
+                )
+
+    async def look(self) -> None:
+        """Settle, then offer what has become possible, and withhold what is so no more."""
+        await self.settle()
+        compiled = self._compiled
+        if self.revision and not self._loading:
+            await self._offers.load(self._rules())
+            if self._compiled is compiled:  # else another revision came meanwhile
+                self._offer()
 
     def get(self, name: str) -> Handler:
         """Return the handler; "" is the default. Raises FailedPreconditionError with the reason."""
         self.refresh()
         handler = self._default if not name else self._own.get(name) or self._declared.get(name)
+        if handler is None and name in self._withheld:
+            raise FailedPreconditionError(
+                f'handler "{name}" is not served by this node: {self._withheld[name].message}'
+            )
         if handler is None:
             why = self.error or (
                 f"the revision {self.revision} does not have it"
@@ -114,10 +178,14 @@ class HandlerTable:
         handlers = (*self._own.values(), *self._declared.values())
         return tuple(sorted({handler.oci_runtime for handler in handlers}))
 
-    async def watch(self) -> None:
-        """Refresh when a file is renamed into place, and every few seconds, until cancelled."""
+    async def watch(self, tidy: Callable[[], Awaitable[None]]) -> None:
+        """Refresh when a file is renamed into place, and every few seconds, until cancelled.
+
+        ``tidy`` is called each time, with everything settled.
+        """
         while True:
-            self.refresh()
+            await self.look()
+            await tidy()
             await _wait_for_change(self._path.parent, LOOK_AGAIN_S)
 
     def _read(self) -> Revision | None:

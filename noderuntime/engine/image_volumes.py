@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noderuntime.engine import admission
+from noderuntime.engine.decisions import asking_to_create
 from noderuntime.engine.user_namespace import owners_of
 from noderuntime.errors import (
     FailedPreconditionError,
@@ -50,13 +51,18 @@ async def _mount(work: ContainerWork, index: int, mount: Mount) -> Mount:
         raise _failed(mount, NotFoundError("it is not on this node; pull it first"))
     if work.handler is None:
         raise FailedPreconditionError(f"container {container_id} has no handler")
-    admission.admit_image_volume(work.handler, mount, image)
+    admission.admit_image_volume(asking_to_create(work), work.handler, mount, image)
     target = node.paths.image_volumes(container_id) / str(index)
     try:
         snapshot = await node.parts.images.prepare(f"{container_id}-{index}", image)
         await node.disk.run(target.parent.mkdir, 0o711, exist_ok=True)
         await node.parts.mounts.overlay(
-            snapshot.lowers, snapshot.upper, snapshot.work, target, owners_of(work)
+            snapshot.lowers,
+            snapshot.upper,
+            snapshot.work,
+            target,
+            owners_of(work),
+            context=context_of(work),
         )
         work.image_volumes[source_key(index)] = await node.disk.run(
             folder_within, target, mount.image_sub_path
@@ -64,6 +70,11 @@ async def _mount(work: ContainerWork, index: int, mount: Mount) -> Mount:
     except (HostError, ImageError, NotFoundError) as error:
         raise _failed(mount, error) from error
     return replace(mount, image_ref=image.id)
+
+
+def context_of(work: ContainerWork) -> str:
+    """Return the SELinux label of everything in the container's images; "" keeps the files' own."""
+    return "" if work.labels is None else work.labels.mount
 
 
 def folder_within(root: Path, sub_path: str) -> str:

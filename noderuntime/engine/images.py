@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from noderuntime.engine import admission
+from noderuntime.engine.decisions import asking
 from noderuntime.errors import NodeRuntimeError, NotFoundError
 from noderuntime.telemetry import metrics
 
@@ -27,10 +28,12 @@ async def pull_image(
 
     ``pod`` is whom it is for, where that is known: an exception may hold for it.
     """
+    await node.handlers.settle()
     served = node.handlers.get(handler)
     if pod is not None:
         served = admission.for_pod(served, pod, node.now_ns())
-    admission.admit_image(served, reference)
+    asked = asking(node, "PullImage", None if pod is None else pod.pod)
+    admission.admit_image(asked, served, reference)
     started, outcome = time.monotonic(), "Cancelled"
     try:
         image = await node.parts.images.pull(reference, credentials)

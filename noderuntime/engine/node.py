@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from noderuntime.engine.selinux import Levels
+from noderuntime.policy.features import HostFeatures
+
 if TYPE_CHECKING:
     from noderuntime.api.config import Config
+    from noderuntime.engine.apparmor import Profiles
     from noderuntime.engine.artifacts import SeccompArtifacts
     from noderuntime.engine.disk import Disk
     from noderuntime.engine.filters import Filters
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from noderuntime.engine.journal import Journal
     from noderuntime.engine.state import ContainerId, SandboxId
     from noderuntime.engine.store import Store
+    from noderuntime.host.lsm import AppArmor, Selinux
     from noderuntime.host.ports import (
         Cgroups,
         Exec,
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from noderuntime.host.seccomp import SeccompCompiler
     from noderuntime.images.ports import Images
     from noderuntime.network.ports import Network
+    from noderuntime.telemetry.decisions import DecisionLog
 
 Faults = Callable[[str, str], Awaitable[None]]
 """Called with (verb, "step:before" or "step:after"); may raise, for tests."""
@@ -54,6 +60,18 @@ class Parts:
     network: Network
     images: Images
     seccomp: SeccompCompiler
+    apparmor: AppArmor
+    selinux: Selinux
+
+
+def features_of(parts: Parts) -> HostFeatures:
+    """Return what the node can do of what a profile may demand; cheap."""
+    return HostFeatures(
+        apparmor=parts.apparmor.is_enabled(),
+        apparmor_parser=parts.apparmor.can_load(),
+        selinux=parts.selinux.is_enabled(),
+        user_namespaces=parts.mounts.features().idmapped,
+    )
 
 
 class Paths:
@@ -168,8 +186,11 @@ class Node:
     handlers: HandlerTable
     filters: Filters
     artifacts: SeccompArtifacts
+    decisions: DecisionLog
+    apparmor: Profiles
     faults: Faults | None = None
     locks: Locks = field(default_factory=Locks)
+    levels: Levels = field(default_factory=Levels)
     endings: Endings = field(default_factory=Endings)
     stop_deadlines: dict[str, float] = field(default_factory=dict[str, float])  # loop time, by ID
     now_ns: Callable[[], int] = time.time_ns

@@ -56,7 +56,7 @@ async def recover(node: Node, boot_id: str) -> None:
     await node.parts.namespaces.prepare(node.paths.run_dir)
     await node.parts.images.recover()
     corrupted = (await node.store.sandboxes.load(), await node.store.containers.load())
-    node.handlers.refresh()
+    await node.handlers.settle()
     rebooted = await node.disk.run(is_rebooted, node, boot_id)
     for intent in sorted(await node.journal.load(), key=_order):
         await _settle_or_keep(node, intent)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from noderuntime.engine import admission
+from noderuntime.engine.decisions import asking
 from noderuntime.engine.node import Node
 from noderuntime.engine.sandbox_files import hostname_of, write_files
 from noderuntime.engine.sandbox_init import remove_init, start_init
+from noderuntime.engine.selinux import label_pod, level_of
 from noderuntime.engine.state import SandboxId, SandboxRecord, SandboxState
 from noderuntime.engine.steps import Step, Verb, perform
 from noderuntime.engine.work import SandboxWork, new_id
@@ -46,6 +48,7 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             f"sandbox {existing.id} of Pod {config.pod.namespace}/{config.pod.name}, attempt "
             f"{config.pod.attempt}, was stopped; remove it first or use another attempt"
         )
+    await node.handlers.settle()
     served = admission.for_pod(node.handlers.get(handler), config, node.now_ns())
     if config.namespaces.user is not None and not node.parts.mounts.features().idmapped:
         raise FailedPreconditionError(
@@ -53,19 +56,22 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             "run this Pod on another node"
         )
     await node.artifacts.text(served)  # no Pod is made that could run nothing
-    grant = admission.admit_sandbox(served, config)
-    record = SandboxRecord(
-        id=SandboxId(new_id()),
-        config=config,
-        handler=handler,
-        revision=served.revision,
-        oci_runtime=str(served.oci_runtime),
-        cni_conf_dir=str(served.cni_conf_dir or ""),
-        state=SandboxState.READY,
-        created_at_ns=node.now_ns(),
-    )
-    work = SandboxWork(node=node, record=record, grant=grant)
-    await perform(RUN_SANDBOX, work)
+    asked = asking(node, "RunPodSandbox", pod=config.pod)
+    grant = admission.admit_sandbox(asked, served, config)
+    sandbox_id = SandboxId(new_id())
+    with level_of(node, sandbox_id, config, served.rules) as level:
+        record = SandboxRecord(
+            id=sandbox_id,
+            config=config,
+            handler=handler,
+            revision=served.revision,
+            oci_runtime=str(served.oci_runtime),
+            cni_conf_dir=str(served.cni_conf_dir or ""),
+            state=SandboxState.READY,
+            created_at_ns=node.now_ns(),
+            selinux_level=level,
+        )
+        await perform(RUN_SANDBOX, SandboxWork(node=node, record=record, grant=grant))
     return record.id
 
 
@@ -83,7 +89,9 @@ def attachment_of(node: Node, record: SandboxRecord) -> Attachment | None:
 
 
 async def _make_files(work: SandboxWork) -> None:
-    await work.node.disk.run(write_files, work.node.paths, work.record)
+    paths, record = work.node.paths, work.record
+    await work.node.disk.run(write_files, paths, record)
+    await label_pod(work, paths.resolv_conf(record.id), paths.hostname(record.id))
 
 
 async def remove_files(work: SandboxWork) -> None:
@@ -96,6 +104,7 @@ async def _mount_shm(work: SandboxWork) -> None:
         target = work.node.paths.shm(work.record.id)
         size = SHM_BYTES if work.grant is None else work.grant.shm_bytes
         await work.node.parts.mounts.tmpfs(target, size_bytes=size, mode=SHM_MODE)
+        await label_pod(work, target)
 
 
 async def unmount_shm(work: SandboxWork) -> None:

@@ -44,6 +44,7 @@ class SandboxRecord:
     created_at_ns: int
     cni_conf_dir: str = ""  # the handler's own network, "" for the node's
     addresses: tuple[str, ...] = ()
+    selinux_level: str = ""  # of the Pod's processes and files; "" without SELinux
     released: bool = False  # network detached and namespaces gone: a stop has nothing left to do
 
 
@@ -71,5 +72,6 @@ class ContainerRecord:
     gid: int = 0
     additional_gids: tuple[int, ...] = ()
     oci_runtime: str = ""  # of its sandbox, so that a cleanup does not need the sandbox's record
+    apparmor: str = ""  # the profile that its processes run under
     stop_signal: str = ""  # container's, else image's, as named there; kept as the image may go
     monitor_lost: bool = False  # it was killed: the container runs on, its log does not

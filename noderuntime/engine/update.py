@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import cast
 
 from noderuntime.engine import admission, limits
+from noderuntime.engine.decisions import asking
 from noderuntime.engine.node import Node
 from noderuntime.engine.state import ContainerRecord, ContainerState
 from noderuntime.errors import FailedPreconditionError, StateError
@@ -25,13 +26,15 @@ async def update_resources(node: Node, container_id: str, asked: Resources) -> N
     record = _require_updatable(node, container_id)
     sandbox = node.store.sandboxes.require(record.sandbox_id)
     handler = admission.for_pod(node.handlers.get(sandbox.handler), sandbox.config, node.now_ns())
-    granted = limits.honourable(node.parts.cgroups, admission.admit_resources(handler, asked))
+    who = asking(node, "UpdateContainerResources", sandbox.config.pod, record.config.name)
+    granted = admission.admit_resources(who, handler, asked)
+    granted = limits.honourable(node.parts.cgroups, granted)
     async with node.locks.of(record.id):
         record = _require_updatable(node, record.id)
         old = record.config.resources
         merged = _merged(old, granted)
         if granted.cpu_period_us:  # the quota there is counts for more in a shorter period
-            admission.admit_resources(handler, merged)
+            admission.admit_resources(who, handler, merged, again=True)
         if record.state is ContainerState.RUNNING:
             await _set(node, record, granted)
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from noderuntime.engine.journal import Intent
+from noderuntime.policy.model import LsmFacts
 
 if TYPE_CHECKING:
     from noderuntime.engine.handlers import Handler
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from noderuntime.engine.state import ContainerRecord, SandboxRecord
     from noderuntime.host.pids import ProcessIdentity
     from noderuntime.images.ports import Image, Snapshot
-    from noderuntime.policy.model import SandboxGrant
+    from noderuntime.policy.model import SandboxGrant, SelinuxLabels
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +42,8 @@ class ContainerWork:
     handler: Handler | None = None
     image: Image | None = None
     snapshot: Snapshot | None = None
+    lsm: LsmFacts = field(default_factory=LsmFacts)
+    labels: SelinuxLabels | None = None
     image_volumes: dict[str, str] = field(default_factory=dict[str, str])  # key -> path
     started_pid: int = 0
     until_ns: int = (

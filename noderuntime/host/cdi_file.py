@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from noderuntime.api import yaml_text
 from noderuntime.errors import FailedPreconditionError
 
 VERSIONS: Final = re.compile(r"v?(0\.[3-9]\.0|1\.[01]\.0)")
@@ -115,15 +116,7 @@ def parse(path: Path, data: bytes) -> CdiFile:
 
 
 def _yaml(data: bytes) -> object:
-    import yaml  # 2 MiB that few nodes need
-
-    class Loader(yaml.SafeLoader):
-        def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401  # PyYAML's own
-            if self.check_event(yaml.AliasEvent):
-                raise ValueError("it has an alias (*name); write it out")
-            return super().compose_node(parent, index)
-
-    try:
-        return yaml.load(data, Loader)  # noqa: S506  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+    found = yaml_text.documents(data)
+    if len(found) > 1:
+        raise ValueError("it has more than one document")
+    return found[0] if found else None

@@ -74,6 +74,11 @@ class ExitStatuses:
         if held is not None:
             os.close(held[0])
 
+    def close(self) -> None:
+        """Let go of all; none is known after."""
+        for container_id in tuple(self._held):
+            self.forget(container_id)
+
 
 def end_log(log: Path, sentence: str) -> None:
     """Append a line of the runtime's own to a container's log. Blocking. Raises HostError."""

@@ -254,6 +254,10 @@ class Conmon:
             for file in (*_FILES, *(f.name for f in bundle.glob("conmon-term.*"))):
                 (bundle / file).unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """Let go of the processes' statuses; the containers run on."""
+        self._statuses.close()
+
     async def reopen_log(self, container_id: str) -> None:
         """Let conmon open its log anew and wait until it has. Raises HostError if it does not."""
         bundle = self._bundle(container_id)

@@ -49,6 +49,8 @@ class KernelMounts:
         work: Path,
         target: Path,
         owners: Owners | None = None,
+        *,
+        context: str = "",
     ) -> None:
         """Mount an overlay on ``target``, which is made if missing. Raises HostError.
 
@@ -56,9 +58,9 @@ class KernelMounts:
         lives no longer than the container, and an unmount would else flush the node's whole disk.
         """
         if owners is None:
-            await in_pool(_overlay, tuple(lowers), upper, work, target)
+            await in_pool(_overlay, tuple(lowers), upper, work, target, context)
         else:
-            await in_pool(_mapped_overlay, tuple(lowers), upper, work, target, owners)
+            await in_pool(_mapped_overlay, tuple(lowers), upper, work, target, owners, context)
 
     async def clone(
         self, source: Path, target: Path, userns: Path | None, *, peer: bool = False
@@ -101,7 +103,7 @@ def _tmpfs(target: Path, size_bytes: int, mode: int) -> None:
     syscalls.mount("tmpfs", target, "tmpfs", flags, f"mode={mode:o},size={size_bytes}")
 
 
-def _overlay(lowers: tuple[Path, ...], upper: Path, work: Path, target: Path) -> None:
+def _overlay(lowers: tuple[Path, ...], upper: Path, work: Path, target: Path, context: str) -> None:
     if not 1 <= len(lowers) <= MAX_LOWERS:
         raise InvalidArgumentError(
             f"an overlay takes 1 to {MAX_LOWERS} layers and was given {len(lowers)}"
@@ -111,6 +113,8 @@ def _overlay(lowers: tuple[Path, ...], upper: Path, work: Path, target: Path) ->
     # A volatile overlay leaves a mark here, and the kernel refuses the folder while it is there.
     shutil.rmtree(work / "work" / "incompat", ignore_errors=True)
     extra = "index=off," if _INDEX_PARAMETER.exists() else ""
+    if context:
+        extra += f'context="{context}",'  # quoted, as a level may hold commas
     with ExitStack() as stack:
         layers = _layer_options(lowers, upper, work, stack)
         try:
@@ -122,7 +126,12 @@ def _overlay(lowers: tuple[Path, ...], upper: Path, work: Path, target: Path) ->
 
 
 def _mapped_overlay(
-    lowers: tuple[Path, ...], upper: Path, work: Path, target: Path, owners: Owners
+    lowers: tuple[Path, ...],
+    upper: Path,
+    work: Path,
+    target: Path,
+    owners: Owners,
+    context: str,
 ) -> None:
     """Mount an overlay on lowers whose owners are mapped; these mounts go again, it keeps its own.
 
@@ -135,7 +144,7 @@ def _mapped_overlay(
             point.mkdir(parents=True, exist_ok=True)
             syscalls.clone_mount(source, point, owners.userns, recursive=False)
         _give(upper, owners)
-        _overlay(mapped, upper, work, target)
+        _overlay(mapped, upper, work, target, context)
     finally:
         _unmount(folder)
     shutil.rmtree(folder)

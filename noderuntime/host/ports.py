@@ -129,8 +129,12 @@ class Mounts(Protocol):
         work: Path,
         target: Path,
         owners: Owners | None = None,
+        *,
+        context: str = "",
     ) -> None:
         """Mount an overlay; ``lowers`` are topmost first, up to 127 of them.
+
+        ``context``: the SELinux label of everything in it.
 
         With ``owners`` lowers and upper belong to that user namespace; upper is given to it here.
         """
@@ -354,6 +358,10 @@ class Monitor(Protocol):
 
     async def remove(self, container_id: str) -> None:
         """End the monitor, if there, and remove every file of its."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is held of the containers that run; they run on."""
         ...
 
     async def reopen_log(self, container_id: str) -> None:

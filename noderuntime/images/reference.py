@@ -119,7 +119,7 @@ def _split_tag(name: str, shown: str) -> tuple[str, str]:
 def _split_registry(name: str) -> tuple[str, str]:
     """Split as docker does: the first part is a host if it has a dot, a colon or is localhost."""
     first, slash, rest = name.partition("/")
-    is_host = "." in first or ":" in first or first == "localhost" or first != first.lower()
+    is_host = "." in first or ":" in first or first.lower() == "localhost"
     if not slash or not is_host:
         registry, repository = DEFAULT_REGISTRY, name
     else:

@@ -150,7 +150,7 @@ class CniNetwork:
             networks.append(conflist.load(self._conf_dir))
         for sandbox_id in self.attached():
             with suppress(CorruptedError, NetworkError):
-                cached = self._records.recall(sandbox_id)
+                cached = self._records.look(sandbox_id)
                 if cached is None or cached.result is None:
                     continue
                 networks.append(cached.network)
@@ -168,7 +168,7 @@ class CniNetwork:
         directories = {self._conf_dir}
         for sandbox_id in self.attached():
             with suppress(CorruptedError):
-                cached = self._records.recall(sandbox_id)
+                cached = self._records.look(sandbox_id)
                 directories |= set() if cached is None else {cached.conf_dir}
         for directory in sorted(directories):
             with suppress(NetworkError):  # no network now: nothing to collect from

@@ -85,7 +85,18 @@ class Records:
         await in_pool(durable.forget, self._file(sandbox_id))
 
     def recall(self, sandbox_id: str) -> Cached | None:
-        """Return a record, None where there is none. Raises CorruptedError."""
+        """Return a record, None where there is none. One that is corrupted is set aside.
+
+        Raises CorruptedError.
+        """
+        try:
+            return self.look(sandbox_id)
+        except CorruptedError as error:
+            _set_aside(error.file)
+            raise
+
+    def look(self, sandbox_id: str) -> Cached | None:
+        """Return a record as ``recall`` does, and touch nothing. Raises CorruptedError."""
         file = self._file(sandbox_id)
         try:
             if file.is_dir():
@@ -93,7 +104,6 @@ class Records:
             data = durable.read(file, limit_bytes=_LIMIT_BYTES)
             return None if data is None else _parse(json.loads(data))
         except (ValueError, KeyError, TypeError) as error:
-            _set_aside(file)
             raise CorruptedError(file, error) from error
 
     def _file(self, sandbox_id: str) -> Path:

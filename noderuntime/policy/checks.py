@@ -12,11 +12,13 @@ from typing import Final
 
 from noderuntime.api.securityprofile import Section
 from noderuntime.policy import (
+    apparmor,
     capabilities,
     devices,
     mounts,
     registries,
     resources,
+    selinux,
     shm,
     sysctls,
     users,
@@ -155,6 +157,9 @@ CONTAINER_CHECKS: Final[tuple[tuple[Section, ContainerCheck], ...]] = (
     ("capabilities", capabilities.within_bound),
     ("runAs", users.is_allowed),
     ("seccomp", seccomp_is_the_profiles),
+    ("appArmor", apparmor.is_the_profiles),
+    ("seLinux", selinux.is_the_profiles),
+    ("seLinux", selinux.relabels_what_is_the_pods),
     ("procMount", proc_is_masked),
     ("hostPaths", mounts.host_paths_are_allowed),
     ("hostPaths", mounts.propagation_is_contained),

@@ -24,14 +24,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from noderuntime.api.securityprofile import Section
 from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy import (
+    apparmor,
     capabilities,
     cdi,
     mounts,
     process,
     resources,
     seccomp_file,
+    selinux,
     sysctls,
     users,
 )
@@ -79,6 +82,11 @@ def admit_image(rules: HandlerRules | None, reference: str) -> Denial | None:
     return next(of_section("images", judge_image(rules, reference)), None)
 
 
+def findings_on_image(rules: HandlerRules, reference: str) -> tuple[Denial, ...]:
+    """Return what mode Audit lets pass in a pull."""
+    return _audited(rules, "images", judge_image(rules, reference))
+
+
 def admit_container(
     rules: HandlerRules | None,
     sandbox: SandboxConfig,
@@ -88,7 +96,8 @@ def admit_container(
 ) -> ContainerGrant | Denial:
     """Decide about a container. ``host`` is what the node knows of its mounts (see HostFacts).
 
-    Raises InvalidArgumentError for what is malformed or not honoured yet.
+    Raises InvalidArgumentError for what is malformed or not honoured yet, FailedPreconditionError
+    for what this node's kernel does not have.
     """
     _require_sane(sandbox, container, image)
     plain = _plain_grant(sandbox, container, image)
@@ -96,7 +105,7 @@ def admit_container(
     mounts.require_propagation(container, host)
     if rules is None:
         mounts.require_own_dev(container)
-        return _as_the_node_does(container, host, plain)
+        return _as_the_node_does(sandbox, container, host, plain)
     facts = ContainerFacts(
         rules=rules, sandbox=sandbox, container=container, image=image, host=host
     )
@@ -121,6 +130,17 @@ def admit_resources(
     if denial is not None and not rules.audits("resources"):
         return denial
     return resources.without_unlimited(rules, asked)
+
+
+def findings_on_resources(rules: HandlerRules, asked: Resources) -> tuple[Denial, ...]:
+    """Return what mode Audit lets pass in an update."""
+    return _audited(rules, "resources", resources.within_bound(rules, "*", asked))
+
+
+def _audited(
+    rules: HandlerRules, section: Section, denials: Iterator[Denial]
+) -> tuple[Denial, ...]:
+    return tuple(of_section(section, denials)) if rules.audits(section) else ()
 
 
 def _judge(
@@ -157,7 +177,7 @@ def _plain_grant(
 
 
 def _as_the_node_does(
-    container: ContainerConfig, host: HostFacts, grant: ContainerGrant
+    sandbox: SandboxConfig, container: ContainerConfig, host: HostFacts, grant: ContainerGrant
 ) -> ContainerGrant:
     security = container.security
     from_file = None
@@ -171,6 +191,8 @@ def _as_the_node_does(
         readonly_paths=grant.readonly_paths and (security.readonly_paths or DEFAULT_READONLY),
         seccomp=SeccompRules() if wants_filter else None,
         seccomp_document=from_file,
+        apparmor=apparmor.as_the_node_does(container, host.lsm),
+        selinux=selinux.labels(None, sandbox, container, host.lsm),
     )
 
 
@@ -192,6 +214,8 @@ def _under_profile(facts: ContainerFacts, grant: ContainerGrant) -> ContainerGra
         pids_limit=rules.pids_limit,
         seccomp=None if rules.seccomp.artifact else rules.seccomp,
         seccomp_document=_artifact(rules.seccomp, facts.host),
+        apparmor=apparmor.under_profile(facts),
+        selinux=selinux.labels(rules, facts.sandbox, facts.container, facts.host.lsm),
         recursive_readonly=mounts.recursive_readonly(facts),
         changes=(*_changes(facts), *limits_set),
     )
@@ -218,6 +242,7 @@ def _changes(facts: ContainerFacts) -> Iterator[str]:
     rules, security = facts.rules, facts.container.security
     if security.seccomp.type is ProfileType.UNCONFINED:
         yield "securityContext.seccompProfile is the profile's filter, as the Pod names none"
+    yield from apparmor.changes(facts)
     if rules.no_new_privileges and not security.no_new_privs:
         yield "securityContext.allowPrivilegeEscalation is false, as noNewPrivileges is Required"
     if rules.readonly_root and not security.readonly_rootfs:

@@ -10,7 +10,14 @@ from __future__ import annotations
 from noderuntime.api.revision import RevisionHandler
 from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.errors import ConfigError
-from noderuntime.policy import capabilities, load_profile, registries, seccomp_rules, sysctls
+from noderuntime.policy import (
+    capabilities,
+    load_lsm,
+    load_profile,
+    registries,
+    seccomp_rules,
+    sysctls,
+)
 from noderuntime.policy.denial import printable
 from noderuntime.policy.rules import HandlerRules
 
@@ -58,6 +65,8 @@ def _compile(handler: RevisionHandler, revision: str) -> HandlerRules:
         seccomp=seccomp_rules.compiled(
             spec.seccomp, audit=spec.mode == "Audit" or "seccomp" in spec.audit_sections
         ),
+        apparmor=load_lsm.apparmor_rules(handler.profile.name, spec),
+        selinux=load_lsm.selinux_rules(spec),
         sysctls=frozenset(map(sysctls.normalise, spec.sysctls.allow)),
         devices=load_profile.devices(spec),
         cdi=tuple(sorted(spec.devices.cdi)),

@@ -77,6 +77,24 @@ class SecurityProfileRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SelinuxOptions:
+    """SELinuxOption; "" leaves a part open."""
+
+    user: str = ""
+    role: str = ""
+    type: str = ""
+    level: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelinuxLabels:
+    """``user:role:type:level`` of a container's processes, and of what is mounted for it."""
+
+    process: str
+    mount: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PortMapping:
     """PortMapping; protocol is tcp, udp or sctp."""
 
@@ -139,6 +157,7 @@ class SandboxConfig:
     privileged: bool = False
     sysctls: Mapping[str, str] = field(default_factory=dict[str, str])
     seccomp: SecurityProfileRef = SecurityProfileRef()
+    selinux: SelinuxOptions | None = None
     run_as_user: int | None = None
     run_as_group: int | None = None
     supplemental_groups: tuple[int, ...] = ()
@@ -196,6 +215,8 @@ class ContainerSecurity:
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     seccomp: SecurityProfileRef = SecurityProfileRef()
+    apparmor: SecurityProfileRef | None = None  # None leaves it open
+    selinux: SelinuxOptions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +277,23 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LsmFacts:
+    """What the node's kernel has of AppArmor and SELinux.
+
+    ``apparmor_profiles`` are the loaded ones' names; ``selinux_process`` and ``selinux_file`` what
+    the policy has for containers, "" for nothing; ``selinux_level`` is the Pod's.
+    """
+
+    apparmor: bool = False
+    can_load_apparmor: bool = False  # apparmor_parser is there
+    apparmor_profiles: frozenset[str] = frozenset()
+    selinux: bool = False
+    selinux_process: str = ""
+    selinux_file: str = ""
+    selinux_level: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
     """What only the node knows; the engine reads it, the policy judges it.
 
@@ -272,6 +310,7 @@ class HostFacts:
     capabilities: frozenset[str] | None = None
     seccomp_file: str | None = None
     seccomp_artifact: str | None = None  # the text of the profile's artifact, where it has one
+    lsm: LsmFacts = LsmFacts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +343,8 @@ class ContainerGrant:
     ulimits: tuple[Ulimit, ...] = ()
     seccomp: SeccompRules | None = None  # None is unconfined, but for:
     seccomp_document: Mapping[str, object] | None = None  # the Localhost profile, as OCI has it
+    apparmor: str = ""  # the profile's name in the kernel; "" is unconfined
+    selinux: SelinuxLabels | None = None
     recursive_readonly: frozenset[str] = (
         frozenset()
     )  # container paths whose submounts too are read-only

@@ -66,6 +66,28 @@ class SeccompRules:
         return frozenset(name for rule in self.rules for name in rule.names)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppArmorRules:
+    """The declared AppArmor profile by its name in the kernel; "" is unconfined.
+
+    ``text`` is what to load under that name; "" is loaded already, or the runtime's own default.
+    """
+
+    name: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelinuxRules:
+    """The declared SELinux label; "" is the node's default. ``level`` "" is one of each Pod's own."""
+
+    type: str
+    user: str = ""
+    role: str = ""
+    level: str = ""
+    relabel: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class HostPathRule:
     """A path of the node, normalised, that may be mounted with everything below it.
@@ -150,6 +172,8 @@ class HandlerRules:
     allowed_capabilities: frozenset[str] = frozenset()
     ambient_capabilities: frozenset[str] = frozenset()
     seccomp: SeccompRules = SeccompRules()
+    apparmor: AppArmorRules | None = None  # None says nothing
+    selinux: SelinuxRules | None = None  # None says nothing
     sysctls: frozenset[str] = frozenset()
     devices: tuple[DeviceRule, ...] = ()
     cdi: tuple[str, ...] = ()

@@ -135,8 +135,8 @@ def exec_process(
 ) -> dict[str, object]:
     """Return the OCI process of an exec: the container's own, with other arguments.
 
-    User, environment, directory, capabilities and noNewPrivileges stay, and so does the filter,
-    which is the container's.
+    User, environment, directory, capabilities, noNewPrivileges, AppArmor profile and SELinux
+    label stay, and so does the filter, which is the container's.
     """
     return {**process, "args": list(argv), "terminal": tty}
 
@@ -152,11 +152,15 @@ def mappings(users: UserNamespace) -> dict[str, object]:
 
 def _process(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
     capabilities = list(grant.capabilities)
+    labels = {"apparmorProfile": grant.apparmor} if grant.apparmor else {}
+    if grant.selinux is not None:
+        labels["selinuxLabel"] = grant.selinux.process
     limits = [
         {"type": f"RLIMIT_{each.name.upper()}", "soft": each.soft, "hard": each.hard}
         for each in grant.ulimits
     ]
     return {
+        **labels,
         "terminal": layout.terminal,
         "user": {
             "uid": grant.user.uid,
@@ -189,6 +193,8 @@ def _linux(grant: ContainerGrant, layout: SpecLayout) -> dict[str, object]:
         "readonlyPaths": list(grant.readonly_paths),
         "devices": [device_entry(device) for device in layout.devices],
     }
+    if grant.selinux is not None:
+        linux["mountLabel"] = grant.selinux.mount
     if layout.users is not None:
         linux |= mappings(layout.users)
     if layout.cgroups_path:

@@ -42,14 +42,19 @@ def bound_fields() -> Mapping[str, str]:
     return _bound.get()
 
 
+def timestamp(epoch_s: float) -> str:
+    """Return a time as lines have it: UTC, with milliseconds."""
+    when = datetime.fromtimestamp(epoch_s, UTC)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 class JsonFormatter(logging.Formatter):
     """One line of JSON a record: time, level, logger, message, then the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without its newline."""
-        when = datetime.fromtimestamp(record.created, UTC)
         line: dict[str, object] = {
-            "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": timestamp(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

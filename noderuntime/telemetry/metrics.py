@@ -62,6 +62,17 @@ _findings = Counter(
     ("profile", "field"),
     registry=REGISTRY,
 )
+_decisions = Counter(
+    "noderuntime_policy_decisions",
+    "What profiles decided: Allowed, Denied or Audited; with the first section that objected.",
+    ("verdict", "profile", "section"),
+    registry=REGISTRY,
+)
+_lost_decisions = Counter(
+    "noderuntime_decision_lines_lost",
+    "Decisions that hold but could not be written to the decision log.",
+    registry=REGISTRY,
+)
 _pulls = Counter(
     "noderuntime_image_pulls", "Image pulls, by outcome.", ("outcome",), registry=REGISTRY
 )
@@ -102,6 +113,16 @@ def count_finding(profile: str, field: str) -> None:
     _findings.labels(profile=profile, field=_NAMES.sub("[]", field)).inc()
 
 
+def count_decision(verdict: str, profile: str, section: str) -> None:
+    """Count one decision; ``section`` is "" where none objected."""
+    _decisions.labels(verdict=verdict, profile=profile, section=section).inc()
+
+
+def count_lost_decisions(lines: int) -> None:
+    """Count decisions that are in no file."""
+    _lost_decisions.inc(lines)
+
+
 def observe_pull(outcome: str, seconds: float) -> None:
     """Count one pull; ``outcome`` is ``Succeeded``, or the reason of the error."""
     _pulls.labels(outcome=outcome).inc()
@@ -122,6 +143,7 @@ class NodeReading:
     revision: str = ""
     revision_valid: bool = True
     stale_containers: int = 0
+    ungoverned_pods: int = 0
     lost_monitors: int = 0
 
 
@@ -159,6 +181,11 @@ class NodeCollector(Collector):
             "noderuntime_stale_containers",
             "Containers that run under an older revision than the served one.",
             value=reading.stale_containers,
+        )
+        yield GaugeMetricFamily(
+            "noderuntime_ungoverned_pods",
+            "Pods that run under a handler without a profile.",
+            value=reading.ungoverned_pods,
         )
         yield GaugeMetricFamily(
             "noderuntime_lost_monitors",

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from noderuntime.errors import NodeRuntimeError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -86,6 +86,15 @@ def trace_id() -> str:
 
     context = get_current_span().get_span_context()
     return f"{context.trace_id:032x}" if context.is_valid else ""
+
+
+def annotate(attributes: Mapping[str, str]) -> None:
+    """Set attributes of the current span."""
+    if _tracing.tracer is None:
+        return
+    from opentelemetry.trace import get_current_span
+
+    get_current_span().set_attributes(attributes)
 
 
 def configure(settings: TraceSettings | None, exporter: SpanExporter | None = None) -> None:

@@ -19,6 +19,7 @@ from noderuntime.engine.engine import (
     SandboxStats,
 )
 from noderuntime.engine.events import Feed, Subscription
+from noderuntime.engine.offers import Withheld
 from noderuntime.engine.state import (
     ContainerId,
     ContainerRecord,
@@ -75,6 +76,7 @@ class FakeEngine(Engine):
     attach_argv: tuple[str, ...] = ("cat",)
     ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     stale: tuple[str, ...] = ()
+    withheld: tuple[Withheld, ...] = ()
     network_problem: str = ""
     ends_events: bool = False  # at once, for calls that would have no end
     feed: Feed = field(default_factory=lambda: Feed(Store(Path("/nowhere"), Disk()), time.time_ns))
@@ -278,6 +280,8 @@ class FakeEngine(Engine):
             revision="sha256:" + "0" * 64,
             revision_error="",
             stale_containers=self.stale,
+            ungoverned_pods=len(self.stale),
+            withheld=self.withheld,
             revision_handlers=("restricted",),
         )
 

@@ -89,6 +89,8 @@ def new_engine(
         network=FakeNetwork(world),
         images=world.images,
         seccomp=OnlyTable(IN_LIBSECCOMP),
+        apparmor=world.apparmor,
+        selinux=world.selinux,
     )
     return Engine(parts, faults=faults, boot_id=boot_id)
 

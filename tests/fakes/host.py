@@ -85,7 +85,7 @@ class FakeMounts:
         self._world = world
 
     def features(self) -> MountFeatures:
-        return MountFeatures(recursive_readonly=True, idmapped=True)
+        return MountFeatures(recursive_readonly=True, idmapped=self._world.user_namespaces)
 
     async def tmpfs(self, target: Path, *, size_bytes: int, mode: int) -> None:
         await self._world.call("mounts.tmpfs")
@@ -99,10 +99,13 @@ class FakeMounts:
         work: Path,
         target: Path,
         owners: Owners | None = None,
+        *,
+        context: str = "",
     ) -> None:
         await self._world.call("mounts.overlay")
         if not 1 <= len(lowers) <= 127:
             raise HostError(f"an overlay takes 1 to 127 layers and was given {len(lowers)}")
+        self._world.contexts[str(target)] = context
         self._world.mount(target)
 
     async def clone(

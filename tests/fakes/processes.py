@@ -116,6 +116,9 @@ class FakeMonitor:
     def __init__(self, world: World) -> None:
         self._world = world
 
+    def close(self) -> None:
+        pass
+
     async def create(self, runtime: OciRuntime, request: MonitorRequest) -> int:
         await self._world.call("monitor.create")
         config = request.bundle / "config.json"

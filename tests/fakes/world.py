@@ -14,6 +14,7 @@ from pathlib import Path
 from noderuntime.host.ports import ExecRequest, Exit
 from noderuntime.policy.model import Resources
 from tests.fakes.images import FakeImages
+from tests.fakes.lsm import FakeAppArmor, FakeSelinux
 
 ALIVE = ("created", "running")
 
@@ -50,6 +51,10 @@ class World:
     execs: list[ExecRequest] = field(default_factory=list[ExecRequest])
     tmpfs: dict[str, int] = field(default_factory=dict[str, int])  # target -> bytes
     updates: list[Resources] = field(default_factory=list[Resources])
+    user_namespaces: bool = True
+    apparmor: FakeAppArmor = field(default_factory=FakeAppArmor)
+    selinux: FakeSelinux = field(default_factory=FakeSelinux)
+    contexts: dict[str, str] = field(default_factory=dict[str, str])  # of overlays, by target
     images: FakeImages = field(init=False)
 
     def __post_init__(self) -> None:

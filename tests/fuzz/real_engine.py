@@ -19,7 +19,6 @@ from urllib.parse import quote
 import grpc
 from grpc import aio
 
-from noderuntime.cri.convert_security import HostFacts
 from noderuntime.cri.image_service import ImageService
 from noderuntime.cri.runtime_service import RuntimeService
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
@@ -189,9 +188,7 @@ class FuzzedNode:
         _process.set(self.process)
         self.engine: Engine = new_engine(self.world, faults=self._fault)
         await self.engine.recover()
-        runtime = RuntimeService(
-            self.engine, Urls(), CgroupDriver.SYSTEMD, HostFacts(apparmor=False)
-        )
+        runtime = RuntimeService(self.engine, Urls(), CgroupDriver.SYSTEMD)
         services: dict[str, RuntimeService | ImageService] = {
             "RuntimeService": runtime,
             "ImageService": ImageService(self.engine),

@@ -44,7 +44,8 @@ SHARED_PID = Namespaces(pid=NamespaceMode.POD)
 MAPPING = IdMapping(container_id=0, host_id=1_000_000, length=65536)
 USERS = UserNamespace(uids=MAPPING, gids=MAPPING)
 OWN_USERS = Namespaces(user=USERS)
-STAYS = re.compile(r"/run/programs(/|$)")  # of the node, as its bridge is
+# Of the node, as its bridge is, and what was decided.
+STAYS = re.compile(r"/(run/programs|state/decisions)(/|$)")
 INSIDE = re.compile(r"^state/images/|/rootfs/|/volumes/|/mapped/|^state/snapshots/[^/]+/[^/]+/")
 
 

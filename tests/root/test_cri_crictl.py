@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from noderuntime.cri.convert_security import HostFacts
 from noderuntime.cri.image_service import ImageService
 from noderuntime.cri.runtime_service import RuntimeService
 from noderuntime.cri.server import CriServer
@@ -77,7 +76,7 @@ async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     engine = FakeEngine()
     streaming = StreamingServer(engine, "127.0.0.1:0")
     await streaming.start()
-    runtime = RuntimeService(engine, streaming, CgroupDriver.CGROUPFS, HostFacts(apparmor=False))
+    runtime = RuntimeService(engine, streaming, CgroupDriver.CGROUPFS)
     server = CriServer(tmp_path / "cri.sock", runtime, ImageService(engine))
     await server.start()
     try:

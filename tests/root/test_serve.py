@@ -27,6 +27,7 @@ run_dir = "{folder}/run"
 revision = "{folder}/current"
 [cni]
 conf_dir = "{folder}/cni"
+bridge_subnets = []
 [metrics]
 address = "127.0.0.1:{port}"
 """

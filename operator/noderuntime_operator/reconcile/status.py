@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from noderuntime.api.model import API_VERSION
+from noderuntime.api.state import WithheldHandler
 from noderuntime_operator.reconcile.observed import Body, NodeRuntimeSeen, PodSeen, ProfileSeen
 from noderuntime_operator.reconcile.plan import Action, Apply, Kind
 from noderuntime_operator.reconcile.resolve import Resolution
@@ -32,7 +33,9 @@ class _Nodes:
     pending: tuple[str, ...]  # of matched
     conflicting: dict[str, str]
     stale: int
+    ungoverned: int  # Pods
     unknown: dict[str, tuple[str, ...]]  # system calls by node that the handler's filter leaves out
+    withheld: dict[str, WithheldHandler]  # of pending: they cannot offer the handler
 
 
 def write_status(view: View, now: datetime) -> tuple[Action, ...]:
@@ -75,6 +78,7 @@ def _runtime_status(view: View, runtime: NodeRuntimeSeen, now: datetime) -> dict
             "stale": nodes.stale,
         },
         "servedNodes": f"{served}/{len(nodes.matched)}",
+        "ungovernedPods": nodes.ungoverned,
         "runtimeClassName": runtime.spec.handler if runtime.spec else "",
         "profileGeneration": resolution.profile_generation,
     }
@@ -88,8 +92,24 @@ def _nodes(view: View, runtime: NodeRuntimeSeen) -> _Nodes:
         pending=tuple(node for node in matched if not _serves(view, node, handler)),
         conflicting=dict(view.claims.lost.get(runtime.name, {})),
         stale=sum(_has_stale(view, node) for node in matched),
+        ungoverned=sum(_ungoverned(view, node) for node in matched),
         unknown={node: names for node in matched if (names := _unknown(view, node, handler))},
+        withheld={
+            node: each
+            for node in matched
+            for each in _withheld(view, node)
+            if each.name == handler and not _serves(view, node, handler)
+        },
     )
+
+
+def _withheld(view: View, node: str) -> tuple[WithheldHandler, ...]:
+    """Return what the node cannot offer of the revision that it is to serve."""
+    wanted, state = view.desired.get(node), view.states.get(node)
+    status = state.status if state else None
+    if wanted is None or status is None or status.revision is None:
+        return ()
+    return status.withheld_handlers if status.revision.digest == wanted.digest else ()
 
 
 def _serves(view: View, node: str, handler: str) -> bool:
@@ -103,6 +123,11 @@ def _serves(view: View, node: str, handler: str) -> bool:
 def _has_stale(view: View, node: str) -> bool:
     state = view.states.get(node)
     return bool(state and state.status and state.status.stale_containers)
+
+
+def _ungoverned(view: View, node: str) -> int:
+    state = view.states.get(node)
+    return state.status.ungoverned_pods if state and state.status else 0
 
 
 def _unknown(view: View, node: str, handler: str) -> tuple[str, ...]:
@@ -121,7 +146,7 @@ def _verdict(view: View, resolution: Resolution, nodes: _Nodes) -> _Verdict:
     if nodes.conflicting:
         return _conflict(runtime, nodes)
     if nodes.pending:
-        return _pending(view, nodes)
+        return _missing(nodes) if nodes.withheld else _pending(view, nodes)
     if not nodes.matched:
         text = "no node matches the selector; nodes that come to match will serve it"
         return _Verdict(state="Ready", reason="NoMatchingNodes", message=text)
@@ -169,6 +194,17 @@ def _conflict(runtime: NodeRuntimeSeen, nodes: _Nodes) -> _Verdict:
         f"{_listed(sorted(nodes.conflicting))}; make the selectors disjoint or choose another handler"
     )
     return _Verdict(state="Stalled", reason="HandlerConflict", message=text)
+
+
+def _missing(nodes: _Nodes) -> _Verdict:
+    reasons = {each.reason for each in nodes.withheld.values()}
+    said = [f"{node} ({each.message})" for node, each in sorted(nodes.withheld.items())]
+    text = (
+        f"served by {len(nodes.matched) - len(nodes.pending)} of "
+        f"{_count(len(nodes.matched), 'node')}; not offered by {_listed(said)}"
+    )
+    reason = reasons.pop() if len(reasons) == 1 else "HandlersWithheld"
+    return _Verdict(state="Stalled", reason=reason, message=text)
 
 
 def _pending(view: View, nodes: _Nodes) -> _Verdict:

@@ -7,7 +7,7 @@ import pytest
 from noderuntime.agent.cluster import NodeState
 from noderuntime.agent.report import Observation, status_of
 from noderuntime.api.state import NodeRuntimeStateSpec, RevisionRef
-from noderuntime.cri.client import RuntimeStatus, Served
+from noderuntime.cri.client import RuntimeStatus, Served, WithheldHandler
 from noderuntime.errors import ConfigError, NodeRuntimeError, UnavailableError
 
 DIGEST = "sha256:" + "a" * 64
@@ -34,6 +34,7 @@ def runtime(revision: str = DIGEST, error: str = "", stale: int = 0) -> RuntimeS
             revision_error=error,
             handlers=("restricted",),
             stale_containers=tuple(f"ns/pod/{number:03}" for number in reversed(range(stale))),
+            ungoverned_pods=2,
         ),
     )
 
@@ -98,6 +99,7 @@ def test_what_was_served_stays_when_the_runtime_is_away() -> None:
     assert away.revision == first.revision
     assert away.handlers == ("restricted",)
     assert away.stale_containers == first.stale_containers
+    assert (away.ungoverned_pods, first.ungoverned_pods) == (2, 2)
     assert away.conditions[0].message == "no answer in time"
 
 
@@ -142,3 +144,18 @@ def test_a_handler_whose_artifact_is_missing_is_a_condition() -> None:
         "ArtifactMissing",
     )
     assert "handler web: registry.example.com/x@sha256:00: it did not arrive" in found.message
+
+
+def test_handlers_that_cannot_be_offered_are_told_with_what_is_missing() -> None:
+    one = WithheldHandler(name="b", reason="MissingFeature", message="no AppArmor")
+    other = WithheldHandler(name="a", reason="AppArmorProfileRefused", message="x" * 4000)
+    seen = runtime()
+    for found, reason in (((one,), "MissingFeature"), ((one, other), "HandlersWithheld")):
+        served = seen.served.model_copy(update={"withheld_handlers": found})
+        status = status_of(STATE, Observation(runtime=replace(seen, served=served)), T1)
+        ready = status.conditions[0]
+        assert (ready.status, ready.reason) == ("False", reason)
+        assert f"handler {min(each.name for each in found)} is not offered" in ready.message
+        assert [each.name for each in status.withheld_handlers] == sorted(f.name for f in found)
+    assert len(status.withheld_handlers[0].message) == 2048
+    assert status_of(STATE, Observation(runtime=seen), T1).withheld_handlers == ()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 from noderuntime.cli.status import as_json, as_text
-from noderuntime.cri.client import RuntimeCondition, RuntimeStatus, Served
+from noderuntime.cri.client import RuntimeCondition, RuntimeStatus, Served, WithheldHandler
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -27,6 +27,10 @@ def status(error: str = "", *, network: bool = True) -> RuntimeStatus:
             revision_error=error,
             handlers=("restricted",),
             stale_containers=("shop/web-0/web",),
+            ungoverned_pods=7,
+            withheld_handlers=(
+                WithheldHandler(name="confined", reason="MissingFeature", message="no AppArmor"),
+            ),
         ),
     )
 
@@ -37,6 +41,8 @@ def test_text_tells_what_is_served_and_what_is_stale() -> None:
     assert "restricted" in text
     assert "(default), crun" in text
     assert "shop/web-0/web" in text
+    assert "Ungoverned      7 Pods under no profile" in text
+    assert "confined: no AppArmor" in text
     assert "NO" not in text
 
 
@@ -51,5 +57,7 @@ def test_json_holds_the_same() -> None:
     assert document["revision"] == DIGEST
     assert document["revisionHandlers"] == ["restricted"]
     assert document["handlers"] == ["", "crun", "restricted"]
+    assert document["ungovernedPods"] == 7
     assert document["staleContainers"] == ["shop/web-0/web"]
+    assert document["withheldHandlers"][0]["reason"] == "MissingFeature"
     assert document["conditions"][1]["status"] is True

@@ -10,7 +10,6 @@ import pytest
 from google.protobuf import message_factory
 from grpc import aio
 
-from noderuntime.cri.convert_security import HostFacts
 from noderuntime.cri.image_service import ImageService
 from noderuntime.cri.runtime_service import RuntimeService
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
@@ -79,7 +78,7 @@ def _method(name: str) -> tuple[ServiceDescriptor, MethodDescriptor]:
 @asynccontextmanager
 async def serving(path: Path, only: frozenset[str] | None = None) -> AsyncIterator[Client]:
     engine, urls = FakeEngine(), RecordedUrls()
-    runtime = RuntimeService(engine, urls, CgroupDriver.CGROUPFS, HostFacts(apparmor=False))
+    runtime = RuntimeService(engine, urls, CgroupDriver.CGROUPFS)
     server = CriServer(path, runtime, ImageService(engine), only=only)
     await server.start()
     try:

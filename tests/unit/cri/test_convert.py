@@ -7,24 +7,26 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from noderuntime.cri import answers, convert
-from noderuntime.cri.convert_security import HostFacts, read_host_facts
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.errors import InvalidArgumentError
-from noderuntime.policy.model import NamespaceMode, ProfileType, Propagation
+from noderuntime.policy.model import (
+    NamespaceMode,
+    ProfileType,
+    Propagation,
+    SecurityProfileRef,
+    SelinuxOptions,
+)
 from tests.fakes.kubelet_requests import kubelets_container, kubelets_sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-HOST = HostFacts(apparmor=False)
-APPARMOR_HOST = HostFacts(apparmor=True)
 Sandbox = pb.PodSandboxConfig
 Container = pb.ContainerConfig
 
 
 def test_the_kubelets_sandbox_passes_whole() -> None:
-    found = convert.sandbox_config(kubelets_sandbox(), HOST)
+    found = convert.sandbox_config(kubelets_sandbox())
     assert (found.pod.name, found.pod.attempt) == ("web-0", 1)
     assert found.dns.servers == ("10.96.0.10", "fe80::1%eth0")
     assert found.port_mappings[0].protocol == "sctp"
@@ -36,7 +38,7 @@ def test_the_kubelets_sandbox_passes_whole() -> None:
 
 
 def test_the_kubelets_container_passes_whole() -> None:
-    found = convert.container_config(kubelets_container(), HOST)
+    found = convert.container_config(kubelets_container())
     assert (found.name, found.attempt, found.image_reference) == ("app", 3, "app:1")
     assert found.env == (("PATH", "/bin"), ("my.odd key", "grüß\n"))
     assert found.mounts[0].recursive_readonly
@@ -52,7 +54,7 @@ def test_the_kubelets_container_passes_whole() -> None:
 
 def test_without_namespace_options_our_defaults_hold() -> None:
     config = Sandbox(metadata=pb.PodSandboxMetadata(name="a", namespace="b", uid="c"))
-    assert convert.sandbox_config(config, HOST).namespaces.pid is NamespaceMode.CONTAINER
+    assert convert.sandbox_config(config).namespaces.pid is NamespaceMode.CONTAINER
 
 
 def security(config: Sandbox) -> pb.LinuxSandboxSecurityContext:
@@ -83,13 +85,13 @@ SANDBOX_REFUSALS: list[tuple[str, Callable[[Sandbox], object]]] = [
     ("linux.sysctls", lambda c: c.linux.sysctls.update({"net/../kernel.panic": "1"})),
     ("linux.sysctls[a.b]", lambda c: c.linux.sysctls.update({"a.b": "1\n2"})),
     ("linux.resources.cpu_shares", lambda c: setattr(c.linux.resources, "cpu_shares", -1)),
-    ("selinux_options.level", lambda c: setattr(security(c).selinux_options, "level", "s0")),
+    ("selinux_options.level", lambda c: setattr(security(c).selinux_options, "level", "s0:x")),
     ("run_as_user", lambda c: setattr(security(c).run_as_user, "value", -1)),
     ("supplemental_groups", lambda c: security(c).supplemental_groups.append(2**32)),
     ("supplemental_groups_policy", lambda c: setattr(security(c), "supplemental_groups_policy", 2)),
     ("seccomp.localhost_ref", lambda c: setattr(security(c).seccomp, "localhost_ref", "x")),
     ("seccomp.profile_type", lambda c: setattr(security(c).seccomp, "profile_type", 7)),
-    ("apparmor", lambda c: setattr(security(c).apparmor, "profile_type", 2)),
+    ("apparmor.localhost_ref", lambda c: setattr(security(c).apparmor, "profile_type", 2)),
     ("namespace_options.pid", lambda c: setattr(namespaces(c), "pid", pb.TARGET)),
     ("namespace_options.network", lambda c: setattr(namespaces(c), "network", pb.CONTAINER)),
     ("namespace_options.ipc", lambda c: setattr(namespaces(c), "ipc", 17)),
@@ -107,7 +109,7 @@ def test_a_sandbox_is_refused_by_the_name_of_its_field(
     config = kubelets_sandbox()
     change(config)
     with pytest.raises(InvalidArgumentError) as caught:
-        convert.sandbox_config(config, HOST)
+        convert.sandbox_config(config)
     assert field in str(caught.value)
 
 
@@ -129,7 +131,7 @@ def test_an_image_volume_is_taken_with_its_sub_path_and_options() -> None:
         image_sub_path="weights/small",
         mount_options=["noexec", "nosuid"],
     )
-    mount = convert.container_config(config, HOST).mounts[-1]
+    mount = convert.container_config(config).mounts[-1]
     assert (mount.image, mount.image_reference) == ("sha256:" + "ab" * 32, "model:1")
     assert (mount.host_path, mount.readonly, mount.image_sub_path) == ("", True, "weights/small")
     assert mount.options == ("noexec", "nosuid")
@@ -140,14 +142,14 @@ def test_pid_namespaces_are_the_pods_the_containers_the_nodes_or_a_targets() -> 
     options = confinement(config).namespace_options
     for mode, target in ((pb.POD, ""), (pb.CONTAINER, ""), (pb.NODE, ""), (pb.TARGET, "abc")):
         options.pid, options.target_id = mode, target
-        found = convert.container_config(config, HOST).security.namespaces
+        found = convert.container_config(config).security.namespaces
         assert (found.pid, found.target_id) == (pb.NamespaceMode.Name(mode), target)
     options.pid, options.target_id = pb.TARGET, ""
     with pytest.raises(InvalidArgumentError, match=r"target_id: belongs to pid TARGET"):
-        convert.container_config(config, HOST)
+        convert.container_config(config)
     sandbox = kubelets_sandbox()
     namespaces(sandbox).pid = pb.POD
-    assert convert.sandbox_config(sandbox, HOST).namespaces.pid is NamespaceMode.POD
+    assert convert.sandbox_config(sandbox).namespaces.pid is NamespaceMode.POD
 
 
 def test_a_user_namespace_has_one_mapping_from_root_on() -> None:
@@ -156,7 +158,7 @@ def test_a_user_namespace_has_one_mapping_from_root_on() -> None:
     options.mode = pb.POD
     uid = options.uids.add(host_id=100000, container_id=0, length=65536)
     options.gids.add(host_id=200000, container_id=0, length=65536)
-    found = convert.sandbox_config(sandbox, HOST).namespaces
+    found = convert.sandbox_config(sandbox).namespaces
     assert found.user is not None
     assert (found.user.uids.host_id, found.user.gids.host_id) == (100000, 200000)
     assert answers.namespaces(found).userns_options == options
@@ -169,20 +171,20 @@ def test_a_user_namespace_has_one_mapping_from_root_on() -> None:
         before = getattr(uid, field)
         setattr(uid, field, value)
         with pytest.raises(InvalidArgumentError, match=r"userns_options\.uids"):
-            convert.sandbox_config(sandbox, HOST)
+            convert.sandbox_config(sandbox)
         setattr(uid, field, before)
     options.uids.add(host_id=300000, container_id=65536, length=1)
     with pytest.raises(InvalidArgumentError, match="exactly one"):
-        convert.sandbox_config(sandbox, HOST)
+        convert.sandbox_config(sandbox)
 
 
 def test_a_mounts_mappings_are_kept() -> None:
     config = kubelets_container()
     config.mounts[0].uidMappings.add(host_id=100000, length=65536)
     with pytest.raises(InvalidArgumentError, match="gidMappings"):
-        convert.container_config(config, HOST)
+        convert.container_config(config)
     config.mounts[0].gidMappings.add(host_id=100000, length=65536)
-    found = convert.container_config(config, HOST).mounts[0]
+    found = convert.container_config(config).mounts[0]
     assert found.idmap is not None
     assert answers.mount(found).uidMappings == config.mounts[0].uidMappings
 
@@ -229,9 +231,17 @@ CONTAINER_REFUSALS: list[tuple[str, Callable[[Container], object]]] = [
     ("add_capabilities[1]", lambda c: confinement(c).capabilities.add_capabilities.append("a b")),
     ("run_as_username", lambda c: setattr(confinement(c), "run_as_username", "root")),
     ("seccomp_profile_path", lambda c: _old_seccomp(confinement(c))),
-    ("apparmor", lambda c: setattr(confinement(c).apparmor, "profile_type", 2)),
-    ("apparmor_profile", lambda c: _old_apparmor(confinement(c), "localhost/x")),
-    ("selinux_options.type", lambda c: setattr(confinement(c).selinux_options, "type", "x_t")),
+    ("apparmor.localhost_ref", lambda c: setattr(confinement(c).apparmor, "profile_type", 2)),
+    ("apparmor.localhost_ref", lambda c: setattr(confinement(c).apparmor, "localhost_ref", "x")),
+    ("apparmor.localhost_ref", lambda c: _localhost(confinement(c), "localhost/")),
+    ("apparmor.localhost_ref", lambda c: _localhost(confinement(c), "a\nb")),
+    ("apparmor.profile_type", lambda c: setattr(confinement(c).apparmor, "profile_type", 9)),
+    ("apparmor_profile", lambda c: _old_apparmor(confinement(c), "x")),
+    ("apparmor_profile", lambda c: _old_apparmor(confinement(c), "localhost/")),
+    ("apparmor_profile", lambda c: _old_apparmor(confinement(c), "localhost/a\tb")),
+    ("selinux_options.type", lambda c: setattr(confinement(c).selinux_options, "type", "x:t")),
+    ("selinux_options.user", lambda c: setattr(confinement(c).selinux_options, "user", "a b")),
+    ("selinux_options.level", lambda c: setattr(confinement(c).selinux_options, "level", "0:c1")),
     ("readonly_paths[1]", lambda c: confinement(c).readonly_paths.append("proc")),
     ("run_as_group", lambda c: _group_alone(confinement(c))),
 ]
@@ -247,6 +257,11 @@ def _old_apparmor(context: pb.LinuxContainerSecurityContext, profile: str) -> No
     setattr(context, "apparmor_profile", profile)  # noqa: B010  # deprecated
 
 
+def _localhost(context: pb.LinuxContainerSecurityContext, profile: str) -> None:
+    context.apparmor.profile_type = pb.SecurityProfile.Localhost
+    context.apparmor.localhost_ref = profile
+
+
 def _group_alone(context: pb.LinuxContainerSecurityContext) -> None:
     context.ClearField("run_as_user")
     context.run_as_group.value = 5
@@ -259,24 +274,48 @@ def test_a_container_is_refused_by_the_name_of_its_field(
     config = kubelets_container()
     change(config)
     with pytest.raises(InvalidArgumentError) as caught:
-        convert.container_config(config, HOST)
+        convert.container_config(config)
     assert field in str(caught.value)
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("profile", ["runtime/default", "unconfined"])
-def test_default_apparmor_passes_where_there_is_none(profile: str) -> None:
-    config = kubelets_container()
-    _old_apparmor(confinement(config), profile)
-    convert.container_config(config, HOST)
+def test_selinux_options_are_taken_as_they_are_and_none_is_none() -> None:
+    sandbox, container = kubelets_sandbox(), kubelets_container()
+    assert convert.container_config(container).security.selinux is None
+    security(sandbox).selinux_options.level = "s0-s15:c0.c1023,c7"
+    confinement(container).selinux_options.type = "web_t"
+    found = convert.sandbox_config(sandbox).selinux
+    assert found == SelinuxOptions(level="s0-s15:c0.c1023,c7")
+    asked = convert.container_config(container).security.selinux
+    assert asked == SelinuxOptions(type="web_t")
 
 
-def test_default_apparmor_is_refused_where_it_would_mean_something() -> None:
+LOCALHOST_X = SecurityProfileRef(type=ProfileType.LOCALHOST, localhost_ref="x")
+
+
+@pytest.mark.parametrize(
+    ("old", "asked"),
+    [
+        ("", None),
+        ("runtime/default", SecurityProfileRef(type=ProfileType.RUNTIME_DEFAULT)),
+        ("unconfined", SecurityProfileRef(type=ProfileType.UNCONFINED)),
+        ("localhost/x", LOCALHOST_X),
+    ],
+)
+def test_the_deprecated_apparmor_field_is_read_where_it_is_alone(
+    old: str, asked: SecurityProfileRef | None
+) -> None:
     config = kubelets_container()
-    confinement(config).apparmor.profile_type = pb.SecurityProfile.RuntimeDefault
-    convert.container_config(config, HOST)
-    with pytest.raises(InvalidArgumentError, match="apparmor"):
-        convert.container_config(config, APPARMOR_HOST)
+    _old_apparmor(confinement(config), old)
+    assert convert.container_config(config).security.apparmor == asked
+
+
+@pytest.mark.parametrize("name", ["x", "localhost/x"])
+def test_the_new_apparmor_field_wins_and_its_prefix_is_dropped(name: str) -> None:
+    config = kubelets_container()
+    _old_apparmor(confinement(config), "localhost/other")
+    _localhost(confinement(config), name)
+    assert convert.container_config(config).security.apparmor == LOCALHOST_X
 
 
 def test_an_unknown_field_is_refused_wherever_it_is() -> None:
@@ -284,14 +323,14 @@ def test_an_unknown_field_is_refused_wherever_it_is() -> None:
     raw = security(config).SerializeToString() + b"\xfa\x3f\x01x"  # field 1023, one byte
     security(config).ParseFromString(raw)
     with pytest.raises(InvalidArgumentError, match="security_context holds field number 1023"):
-        convert.sandbox_config(config, HOST)
+        convert.sandbox_config(config)
 
 
 def test_an_environment_is_never_quoted() -> None:
     config = kubelets_container()
     config.envs.add(key="SECRET", value=b"hunter2\xff")
     with pytest.raises(InvalidArgumentError) as caught:
-        convert.container_config(config, HOST)
+        convert.container_config(config)
     assert "hunter2" not in str(caught.value)
 
 
@@ -299,14 +338,3 @@ def test_every_signal_has_a_name_and_the_way_back() -> None:
     names = {convert.signal_name(number) for number in pb.Signal.values()}
     assert {"", "SIGTERM", "SIGRTMIN", "SIGRTMAX-14", "SIGRTMAX"} <= names
     assert len(names) == len(pb.Signal.values())
-
-
-@pytest.mark.parametrize(("text", "enabled"), [("Y\n", True), ("N\n", False), (None, False)])
-def test_apparmor_is_asked_of_the_kernel(
-    tmp_path: Path, text: str | None, *, enabled: bool
-) -> None:
-    if text is not None:
-        file = tmp_path / "module/apparmor/parameters/enabled"
-        file.parent.mkdir(parents=True)
-        file.write_text(text)
-    assert read_host_facts(tmp_path).apparmor is enabled

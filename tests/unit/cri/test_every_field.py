@@ -18,7 +18,6 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor
 
 from noderuntime.cri import convert, runtime_service
-from noderuntime.cri.convert_security import HostFacts
 from noderuntime.cri.image_service import ImageService
 from noderuntime.cri.runtime_service import RuntimeService
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
@@ -60,20 +59,15 @@ class Scene:
         engine = FakeEngine()
         self.engine = engine
         self.services: dict[str, Any] = {
-            "RuntimeService": RuntimeService(
-                engine, RecordedUrls(), CgroupDriver.CGROUPFS, HostFacts(apparmor=False)
-            ),
+            "RuntimeService": RuntimeService(engine, RecordedUrls(), CgroupDriver.CGROUPFS),
             "ImageService": ImageService(engine),
         }
         self.seen = seen
         self.ids: dict[str, str] = {}
 
     async def prepare(self) -> None:
-        host = HostFacts(apparmor=False)
-        sandbox = await self.engine.run_sandbox(
-            convert.sandbox_config(kubelets_sandbox(), host), ""
-        )
-        config = convert.container_config(kubelets_container(), host)
+        sandbox = await self.engine.run_sandbox(convert.sandbox_config(kubelets_sandbox()), "")
+        config = convert.container_config(kubelets_container())
         container = await self.engine.create_container(sandbox, config)
         await self.engine.start_container(container)
         self.ids = {"pod_sandbox_id": sandbox, "container_id": container}

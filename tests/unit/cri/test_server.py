@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.cri.server import clear_the_way
+from noderuntime.engine.offers import Withheld
 from noderuntime.errors import (
     ConfigError,
     DeniedError,
@@ -125,6 +126,9 @@ async def test_version_fills_every_field(cri: Client) -> None:
 async def test_status_tells_conditions_handlers_and_the_agents_part(cri: Client) -> None:
     cri.engine.network_problem = "no CNI configuration in /etc/cni/net.d"
     cri.engine.stale = ("default/web/app",)
+    cri.engine.withheld = (
+        Withheld(name="confined", reason="MissingFeature", message="no AppArmor"),
+    )
     answer = await cri.call("Status", pb.StatusRequest(verbose=True))
     assert [(c.type, c.status, c.message) for c in answer.status.conditions] == [
         ("RuntimeReady", True, ""),
@@ -137,8 +141,12 @@ async def test_status_tells_conditions_handlers_and_the_agents_part(cri: Client)
         "revisionError": "",
         "handlers": ["restricted"],
         "staleContainers": ["default/web/app"],
+        "ungovernedPods": 1,
         "unknownSyscalls": {},
         "missingArtifacts": {},
+        "withheldHandlers": [
+            {"name": "confined", "reason": "MissingFeature", "message": "no AppArmor"}
+        ],
     }
 
 

@@ -368,6 +368,7 @@ async def test_running_containers_are_stale_when_the_profile_changed(
     await engine.start_container(await engine.create_container(plain, container_config()))
     status = engine.status()
     assert (status.revision, status.stale_containers) == (first, ())
+    assert status.ungoverned_pods == 1
     assert [handler.name for handler in status.handlers] == ["", "crun", "restricted"]
     second = serve(world, allowed_registries=("registry.example.com",))
     status = engine.status()
@@ -382,6 +383,9 @@ async def test_running_containers_are_stale_when_the_profile_changed(
     with pytest.raises(FailedPreconditionError, match="is not served"):
         await engine.create_container(sandbox_id, container_config(attempt=2))
     assert engine.status().stale_containers == ("shop/web/app",)
+    assert engine.status().ungoverned_pods == 1
+    await engine.stop_sandbox(plain)
+    assert engine.status().ungoverned_pods == 0
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from noderuntime.api.config import HandlerConfig
+from noderuntime.api.config import Config, HandlerConfig
 from noderuntime.api.profile_process import Capabilities
 from noderuntime.api.revision import Revision, RevisionHandler, RevisionProfile, make_revision
 from noderuntime.api.securityprofile import SecurityProfileSpec
+from noderuntime.engine.apparmor import Profiles
+from noderuntime.engine.disk import Disk
 from noderuntime.engine.handlers import HandlerTable
+from noderuntime.engine.offers import Offers
 from noderuntime.errors import ConfigError, FailedPreconditionError
+from noderuntime.policy.features import HostFeatures
 from tests.fakes.engine import config_of, new_world
+from tests.fakes.lsm import FakeAppArmor
 
 
 def declared(name: str = "restricted", **spec: object) -> RevisionHandler:
@@ -36,7 +41,16 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def table(tmp_path: Path) -> HandlerTable:
-    return HandlerTable(config_of(new_world(tmp_path)))
+    return table_of(config_of(new_world(tmp_path)))
+
+
+def table_of(config: Config) -> HandlerTable:
+    """Return the table of a node that can do nothing special."""
+    return HandlerTable(config, Offers(HostFeatures, Profiles(FakeAppArmor(), Disk())))
+
+
+async def nothing() -> None:
+    """Tidy up nothing."""
 
 
 def test_the_default_is_the_nodes_own_when_no_handler_is_named(table: HandlerTable) -> None:
@@ -123,14 +137,14 @@ def test_none_of_a_revision_is_served_when_it_is(
 
 def test_a_config_is_refused_when_its_default_handler_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="default_handler: kata"):
-        HandlerTable(config_of(new_world(tmp_path), default_handler="kata"))
+        table_of(config_of(new_world(tmp_path), default_handler="kata"))
 
 
 def test_a_handlers_program_is_the_nodes_when_it_has_one_of_that_name(tmp_path: Path) -> None:
     own = {"plain": HandlerConfig(oci_runtime=Path("/opt/crun"))}
     config = config_of(new_world(tmp_path), handlers=own, default_handler="plain")
     write(config.revision, make_revision((declared(),)))
-    table = HandlerTable(config)
+    table = table_of(config)
     assert table.get("restricted").oci_runtime == Path("/opt/crun")
     assert table.programs() == (Path("/opt/crun"),)
 
@@ -140,7 +154,7 @@ def test_a_handler_has_the_network_that_the_node_or_the_revision_gives_it(tmp_pa
     config = config_of(new_world(tmp_path), handlers=own)
     named = declared("fast").model_copy(update={"cni_conf_dir": "/etc/cni/fast.d"})
     write(config.revision, make_revision((declared(), named)))
-    table = HandlerTable(config)
+    table = table_of(config)
     assert table.get("crun").cni_conf_dir is table.get("restricted").cni_conf_dir is None
     assert table.get("lab").cni_conf_dir == Path("/etc/cni/lab.d")
     assert table.get("fast").cni_conf_dir == Path("/etc/cni/fast.d")
@@ -159,7 +173,7 @@ async def test_a_revision_is_seen_when_it_is_renamed_into_place(
             seen.set()
 
     monkeypatch.setattr(table, "refresh", refresh_and_tell)
-    watch = asyncio.Task(table.watch())
+    watch = asyncio.Task(table.watch(nothing))
     await asyncio.sleep(0)
     revision = make_revision((declared(),))
     write(path, revision)

@@ -9,7 +9,7 @@ import pytest
 
 from noderuntime.engine.admission import SECCOMP_LIMIT_BYTES, host_facts, read_seccomp
 from noderuntime.errors import InvalidArgumentError
-from noderuntime.policy.model import ContainerSecurity, ProfileType, SecurityProfileRef
+from noderuntime.policy.model import ContainerSecurity, LsmFacts, ProfileType, SecurityProfileRef
 from tests.fakes.engine import container_config
 
 
@@ -36,4 +36,5 @@ def test_what_is_not_a_file_of_some_size_is_refused(tmp_path: Path, kind: str) -
 def test_a_profile_that_cannot_count_is_not_read(*, own: bool, privileged: bool) -> None:
     reference = SecurityProfileRef(type=ProfileType.LOCALHOST, localhost_ref="/nowhere")
     security = ContainerSecurity(seccomp=reference, privileged=privileged)
-    assert host_facts(container_config(security=security), {}, own=own).seccomp_file is None
+    facts = host_facts(container_config(security=security), {}, LsmFacts(), own=own)
+    assert facts.seccomp_file is None

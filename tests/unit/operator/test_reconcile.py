@@ -143,6 +143,27 @@ def test_a_handler_that_waits_for_its_artifact_is_not_served(cluster: FakeCluste
     assert "n1 (handler restricted: no such host)" in told["message"]
 
 
+def test_a_node_that_cannot_offer_the_handler_stalls_it_with_what_is_missing(
+    cluster: FakeCluster,
+) -> None:
+    cluster.runtime("restricted")
+    cluster.runtime("other", handler="other")
+    cluster.settle()
+    status = cluster.of(Kind.STATE)["n1"]["status"]
+    status["handlers"] = ["other"]
+    withheld = {"name": "restricted", "reason": "MissingFeature", "message": "no AppArmor here"}
+    status["withheldHandlers"] = [withheld]
+    cluster.run_pass()
+    stalled = condition(cluster, "restricted", "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "MissingFeature")
+    assert "served by 1 of 2 nodes; not offered by n1 (no AppArmor here)" in stalled["message"]
+    assert condition(cluster, "restricted")["status"] == "False"
+    assert condition(cluster, "other")["status"] == "True"
+    status["handlers"], status["withheldHandlers"] = ["other", "restricted"], []
+    cluster.run_pass()
+    assert condition(cluster, "restricted")["status"] == "True"
+
+
 def test_stale_containers_are_counted(cluster: FakeCluster) -> None:
     cluster.runtime("restricted")
     cluster.settle()
@@ -154,6 +175,19 @@ def test_stale_containers_are_counted(cluster: FakeCluster) -> None:
         "1 node with containers of an earlier revision"
         in condition(cluster, "restricted")["message"]
     )
+
+
+def test_pods_that_run_ungoverned_are_summed_over_the_matched_nodes(cluster: FakeCluster) -> None:
+    cluster.node("n2", pool="web")
+    cluster.node("n3", pool="other")
+    cluster.runtime("restricted", nodeSelector={"matchLabels": {"pool": "web"}})
+    cluster.runtime("other", handler="other", nodeSelector={"matchLabels": {"pool": "other"}})
+    cluster.settle()
+    for node, pods in (("n2", 3), ("n3", 100)):
+        cluster.of(Kind.STATE)[node]["status"]["ungovernedPods"] = pods
+    cluster.run_pass()
+    status = cluster.of(Kind.NODE_RUNTIME)["restricted"]["status"]
+    assert status["ungovernedPods"] == 3
 
 
 def test_a_selector_that_matches_nothing_is_ready_and_says_so(cluster: FakeCluster) -> None:

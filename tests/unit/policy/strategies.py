@@ -208,9 +208,16 @@ def requests(draw: st.DrawFn) -> Request:
         gid=draw(st.sampled_from([0, 7])),
         additional_gids=draw(st.sampled_from([(), (3,)])),
     )
-    table = draw(st.sampled_from(["", f"9 1 0:9 / {KUBELET}/volumes/a/b rw - tmpfs t rw,size=1g"]))
+    table = draw(st.sampled_from(["", SHARED_TABLE]))
     links = draw(st.sampled_from([{}, {"/srv/data": "/etc", "/dev/fuse": "/dev/sda"}]))
     return pod, asked, image(user), HostFacts(real_paths=links, mountinfo=table)
+
+
+# Shared throughout: a propagation that the node cannot give is an error, not a verdict.
+SHARED_TABLE = (
+    "1 1 0:1 / / rw shared:1 - ext4 r rw\n"
+    f"9 1 0:9 / {KUBELET}/volumes/a/b rw shared:2 - tmpfs t rw,size=1g"
+)
 
 
 def _less(values: list[Any], draw: st.DrawFn) -> list[Any]:

@@ -1,4 +1,4 @@
-"""``pytest tests/unit/policy --update-golden`` writes the golden files anew, for review."""
+"""``pytest tests/unit --update-golden`` writes the golden files anew, for review."""
 
 from __future__ import annotations
 

@@ -1,0 +1,78 @@
+"""``noderuntime explain``: what a profile says to a Pod, without a cluster or a node.
+
+Exit codes: 0 every Pod would run, 3 one would be refused, 4 none would, as far as can be told, but
+one depends on what only its image knows, 2 the files or the command line are wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from noderuntime.cli.explaining import declared, image, show
+from noderuntime.cli.explaining.judge import PodReport, judge
+from noderuntime.cli.manifest.workloads import LARGEST, workloads
+from noderuntime.errors import ConfigError
+from noderuntime.policy.denial import printable
+
+if TYPE_CHECKING:
+    import argparse
+
+REFUSED: Final = 3
+UNKNOWN: Final = 4
+WRONG: Final = 2
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print what is found out and return the exit code."""
+    try:
+        reports = explain(options)
+    except ConfigError as error:
+        sys.stderr.write(f"noderuntime: {printable(str(error), 600)}\n")
+        return WRONG
+    colour = sys.stdout.isatty()
+    as_json = options.output == "json"
+    _print(show.as_json(reports) if as_json else show.as_text(reports, colour=colour))
+    verdicts = {report.verdict for report in reports}
+    if "refused" in verdicts:
+        return REFUSED
+    return UNKNOWN if "unknown" in verdicts else 0
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head`: who reads has enough; the exit code stays
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def explain(options: argparse.Namespace) -> list[PodReport]:
+    """Judge every Pod of the files. Raises ConfigError."""
+    found = declared.read({name: _read(name) for name in (*options.profile, *options.node_runtime)})
+    config = options.image_config
+    of_image = image.read(options.user, config, _read(config) if config else None)
+    shown = "standard input" if options.pod == "-" else options.pod
+    reports: list[PodReport] = []
+    for each in workloads(shown, _read(options.pod), options.namespace):
+        runtime = declared.chosen_runtime(found, each.pod.spec.runtime_class_name)
+        profile = declared.chosen_profile(found, options.profile_name, runtime)
+        rules = declared.rules(found, profile, runtime)
+        report = judge(each, rules, of_image, now_s=time.time(), machine=platform.machine())
+        reports.append(report)
+    return reports
+
+
+def _read(name: str) -> bytes:
+    """Return a file's bytes, up to one more than is taken; ``-`` is standard input."""
+    try:
+        if name == "-":
+            return sys.stdin.buffer.read(LARGEST + 1)
+        with Path(name).open("rb") as file:
+            return file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read {name}: {said}") from error

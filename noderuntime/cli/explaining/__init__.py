@@ -1,0 +1,1 @@
+"""What ``noderuntime explain`` finds out, and how it shows it."""

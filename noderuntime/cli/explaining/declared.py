@@ -1,0 +1,113 @@
+"""SecurityProfiles and NodeRuntimes of files, resolved as the operator resolves those of a cluster.
+
+Every fault is a ConfigError that names the file, the object and the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from noderuntime.api.model import API_VERSION, ApiModel
+from noderuntime.api.noderuntime import NodeRuntimeSpec
+from noderuntime.api.revision import RevisionHandler, RevisionProfile, digest_of
+from noderuntime.api.securityprofile import SecurityProfileSpec
+from noderuntime.cli.manifest.model import Metadata
+from noderuntime.cli.manifest.workloads import documents, parsed
+from noderuntime.errors import ConfigError
+from noderuntime.policy import inherit
+from noderuntime.policy.denial import printable
+from noderuntime.policy.load import rules_of
+from noderuntime.policy.rules import HandlerRules
+
+_Spec = TypeVar("_Spec", bound=ApiModel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """What the files declare, by name."""
+
+    profiles: Mapping[str, SecurityProfileSpec]
+    runtimes: Mapping[str, NodeRuntimeSpec]
+
+
+def read(files: Mapping[str, bytes]) -> Declared:
+    """Read all profiles and NodeRuntimes of the files, by their names."""
+    profiles: dict[str, SecurityProfileSpec] = {}
+    runtimes: dict[str, NodeRuntimeSpec] = {}
+    for file, data in files.items():
+        for document in documents(file, data):
+            body = cast("Mapping[str, Any]", document if isinstance(document, dict) else {})
+            if body.get("kind") == "SecurityProfile":
+                _put(profiles, SecurityProfileSpec, file, body)
+            elif body.get("kind") == "NodeRuntime":
+                _put(runtimes, NodeRuntimeSpec, file, body)
+    return Declared(profiles=profiles, runtimes=runtimes)
+
+
+def rules(declared: Declared, profile: str, runtime: str) -> HandlerRules:
+    """Compile a profile as a node would serve it, through a NodeRuntime where one is named ("")."""
+    spec = inherit.resolve(profile, declared.profiles)
+    inherit.check(profile, spec)
+    revised = RevisionProfile(name=profile, spec=spec)
+    found = declared.runtimes.get(runtime)
+    if found is None:
+        handler = RevisionHandler(name=profile, node_runtime=profile, profile=revised)
+    else:
+        handler = RevisionHandler(
+            name=found.handler,
+            node_runtime=runtime,
+            oci_runtime=found.engine.oci_runtime,
+            profile=revised,
+            allowed_registries=found.images.allowed_registries,
+            resources=found.resources,
+        )
+    return rules_of(handler, digest_of((handler,)))
+
+
+def chosen_profile(declared: Declared, wanted: str, runtime: str) -> str:
+    """Return the profile that is meant: the named one, the NodeRuntime's, or the only one.
+
+    Of several it is the one that no other inherits from.
+    """
+    if wanted:
+        return wanted
+    if runtime:
+        return declared.runtimes[runtime].security_profile_ref.name
+    bases = {spec.inherits for spec in declared.profiles.values()}
+    heirs = [name for name in declared.profiles if name not in bases] or [*declared.profiles]
+    if not heirs:
+        raise ConfigError("--profile: the files hold no SecurityProfile")
+    if len(heirs) > 1:
+        raise ConfigError(
+            f"--profile: the files hold several SecurityProfiles ({', '.join(sorted(heirs))}); say "
+            "which with --profile-name"
+        )
+    return heirs[0]
+
+
+def chosen_runtime(declared: Declared, handler: str | None) -> str:
+    """Return the NodeRuntime's name: the handler's where there are several; "" where none is."""
+    names = [*declared.runtimes]
+    if len(names) > 1:
+        names = [name for name in names if declared.runtimes[name].handler == handler]
+        if len(names) != 1:
+            raise ConfigError(
+                f"--node-runtime: the files hold {len(declared.runtimes)} NodeRuntimes, and "
+                f"{len(names)} of them with the Pod's runtimeClassName, {handler or 'none'}"
+            )
+    return names[0] if names else ""
+
+
+def _put(into: dict[str, _Spec], model: type[_Spec], file: str, body: Mapping[str, Any]) -> None:
+    kind = str(body["kind"])
+    name = parsed(Metadata, body.get("metadata") or {}, f"{file}: {kind}", "metadata").name
+    if name is None:
+        raise ConfigError(f"{file}: {kind}: metadata.name: is required")
+    if body.get("apiVersion") != API_VERSION:
+        said = printable(str(body.get("apiVersion")), 60)
+        raise ConfigError(f"{file}: {kind} {name}: apiVersion: {said} is not {API_VERSION}")
+    if name in into:
+        raise ConfigError(f"{file}: {kind} {name} is there twice")
+    into[name] = parsed(model, body.get("spec") or {}, f"{file}: {kind} {name}", "spec")
