@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from noderuntime.cri.convert import container_config
-from noderuntime.cri.convert_security import HostFacts
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.errors import HostError, InvalidArgumentError, NodeRuntimeError
 from noderuntime.policy.model import ContainerSecurity
@@ -72,7 +71,7 @@ def test_cve_2024_40635_a_number_of_the_pod_becomes_root(number: int) -> None:
     asked.metadata.name = "app"
     asked.linux.security_context.run_as_user.value = number
     with pytest.raises(InvalidArgumentError, match="run_as_user"):
-        container_config(asked, HostFacts(apparmor=False))
+        container_config(asked)
 
 
 @pytest.mark.parametrize(

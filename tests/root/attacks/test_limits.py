@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from noderuntime.cri.convert import container_config
-from noderuntime.cri.convert_security import HostFacts
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.engine import container_stop
 from noderuntime.errors import DeadlineExceededError, InvalidArgumentError
@@ -276,4 +275,4 @@ def test_an_environment_that_no_process_can_have_is_refused_by_its_field(size: i
     for number in range(max(size // 65_536, 1) if size > MIB else 1):
         asked.envs.add(key=f"A{number}", value=b"x" * (65_536 if size > MIB else size))
     with pytest.raises(InvalidArgumentError, match="envs"):
-        container_config(asked, HostFacts(apparmor=False))
+        container_config(asked)

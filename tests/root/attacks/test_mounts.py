@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from noderuntime.cri.convert import container_config
-from noderuntime.cri.convert_security import HostFacts
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError, NodeRuntimeError
 from noderuntime.policy.model import ContainerSecurity, Mount
@@ -213,7 +212,7 @@ async def test_cve_2022_23648_a_volume_of_the_image_climbs_out_of_it(attack: Att
         image_sub_path="../../out",
     )
     with pytest.raises(InvalidArgumentError, match=r"image_sub_path: .* must not hold \.\."):
-        container_config(asked, HostFacts(apparmor=False))
+        container_config(asked)
 
 
 @pytest.mark.parametrize("handler", HANDLERS)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from noderuntime.cri.convert import container_config, sandbox_config
-from noderuntime.cri.convert_security import HostFacts
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.errors import (
     FailedPreconditionError,
@@ -26,7 +25,6 @@ from tests.root.bridge_kit import Lab, made_lab
 from tests.root.engine_kit import IMAGE
 
 CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
-NO_LSM = HostFacts(apparmor=False)
 NOBODY = 65534
 ESCAPES = ("a\nb", "a\x1b[31mb", "a\rb", "a\x00b", "a\u2028b", "a\x7fb", "a\x9b31m")
 
@@ -195,14 +193,14 @@ def test_a_name_has_newlines_or_the_escapes_of_a_terminal(text: str) -> None:
     image.metadata.name = "app"
     for asked in (container, path, image):
         with pytest.raises(InvalidArgumentError) as refused:
-            container_config(asked, NO_LSM)
+            container_config(asked)
         assert str(refused.value).isprintable()
     for field in ("name", "namespace", "uid"):
         pod = pb.PodSandboxConfig()
         pod.metadata.name = pod.metadata.namespace = pod.metadata.uid = "x"
         setattr(pod.metadata, field, text)
         with pytest.raises(InvalidArgumentError) as refused:
-            sandbox_config(pod, NO_LSM)
+            sandbox_config(pod)
         assert str(refused.value).isprintable()
 
 
