@@ -203,7 +203,9 @@ def test_kubectl_get_tells_the_story(server: ApiServer, operator: OperatorProces
     assert columns(server, "securityprofiles") == {
         "Name": "web",
         "Mode": "Enforce",
+        "Inherits": None,
         "Used-By": '["restricted"]',
+        "Ready": "True",
     }
     assert columns(server, "noderuntimestates")["Handlers"] == '["restricted"]'
 
