@@ -35,6 +35,7 @@ class SeccompArtifacts:
         self._images = images
         self._handlers = handlers
         self._texts: dict[str, str] = {}
+        self._names: dict[str, frozenset[str]] = {}  # of each text; Status asks every few seconds
         self._problems: dict[str, str] = {}
 
     async def text(self, handler: Handler) -> str | None:
@@ -66,9 +67,9 @@ class SeccompArtifacts:
     def names(self) -> Mapping[str, frozenset[str]]:
         """Return the system calls that the artifact of each handler names."""
         return {
-            handler: names_of(seccomp_file.parse(reference, self._texts[reference]))
+            handler: self._names[reference]
             for handler, reference in self._wanted().items()
-            if reference in self._texts
+            if reference in self._names
         }
 
     async def watch(self) -> None:
@@ -79,6 +80,7 @@ class SeccompArtifacts:
             if wanted != before:
                 pause, before = LOOK_AGAIN_S, wanted
                 self._texts = {r: text for r, text in self._texts.items() if r in wanted}
+                self._names = {r: names for r, names in self._names.items() if r in wanted}
                 if self._handlers.revision:
                     await self._images.retain_artifacts(tuple(sorted(wanted)))
             missing = wanted - self._texts.keys()
@@ -98,13 +100,13 @@ class SeccompArtifacts:
         try:
             async with asyncio.timeout(FETCH_S):
                 text = await self._images.artifact(reference)
-            seccomp_file.parse(reference, text)
+            names = names_of(seccomp_file.parse(reference, text))
         except TimeoutError:
             self._problems[reference] = f"it did not arrive within {FETCH_S:.0f} s"
         except NodeRuntimeError as error:
             self._problems[reference] = str(error)
         else:
-            self._texts[reference] = text
+            self._texts[reference], self._names[reference] = text, names
             self._problems.pop(reference, None)
             return
         why = self._problems[reference]

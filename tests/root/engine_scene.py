@@ -6,8 +6,8 @@ import asyncio
 import secrets
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -111,3 +111,24 @@ async def _warm_up(node: RealNode) -> None:
     await scene.prepare("stop_container")
     await scene.remove_everything()
     await engine.close()
+
+
+@asynccontextmanager
+async def engine_on(node: RealNode, *, watching: bool = False) -> AsyncIterator[Engine]:
+    """Give an engine that has recovered; in the end it removes everything, and nothing is left.
+
+    ``watching``: its watches (of ends, of revisions) run meanwhile.
+    """
+    empty = node.census()
+    engine = node.engine()
+    await engine.recover()
+    running = asyncio.Task(engine.run()) if watching else None
+    await asyncio.sleep(0)
+    yield engine
+    await Scene(node, engine).remove_everything()
+    if running is None:
+        await engine.close()
+    else:
+        running.cancel()
+        await asyncio.wait([running])
+    assert node.leftovers(empty) == []

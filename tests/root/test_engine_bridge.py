@@ -17,8 +17,12 @@ from noderuntime.errors import HostError, NodeRuntimeError
 from noderuntime.network import netlink, nftables
 from noderuntime.policy.model import PodIdentity, PortMapping, SandboxConfig
 from tests.root.engine_kit import RealNode
-from tests.root.engine_scene import MAKING, Scene, searchable_node
-from tests.root.test_engine_census import PLACES, descriptors, kill_at
+from tests.root.engine_scene import Scene, searchable_node
+from tests.root.test_engine_census import (
+    PLACES,
+    leaves_nothing_killed_after,
+    leaves_nothing_killed_at,
+)
 
 MAPPING = PortMapping(protocol="tcp", container_port=80, host_port=39876)
 SANDBOX = [place for place in PLACES if "_sandbox/" in place]
@@ -49,43 +53,14 @@ def node() -> Iterator[RealNode]:
 
 @pytest.mark.parametrize("place", SANDBOX)
 async def test_a_killed_runtime_leaves_nothing_on_the_bridge(node: RealNode, place: str) -> None:
-    verb = place.partition("/")[0]
-    empty, open_before = node.census(), descriptors()
-    first = node.engine()
-    await first.recover()
-    await Scene(node, first).prepare(verb)
-    await first.close()
-    before = node.census()
-
-    await kill_at(node, place)
-
-    engine = node.engine()
-    await engine.recover()
-    if verb in MAKING and not place.endswith(":after"):
-        assert node.leftovers(before) == []
-    scene = Scene(node, engine)
-    await scene.call(verb)
-    await scene.remove_everything()
-    assert node.leftovers(empty) == []
-    await engine.close()
-    assert descriptors() == open_before
+    await leaves_nothing_killed_at(node, place)
 
 
 @pytest.mark.parametrize("number", range(12))
 async def test_a_runtime_killed_in_the_middle_leaves_nothing_on_the_bridge(
     node: RealNode, number: int
 ) -> None:
-    empty = node.census()
-    await kill_at(node, f"after:{0.004 + number * 0.006:.3f}")
-    engine = node.engine()
-    await engine.recover()
-    scene = Scene(node, engine)
-    await scene.remove_everything()
-    assert node.leftovers(empty) == []
-    await scene.prepare("stop_container")
-    await scene.remove_everything()
-    assert node.leftovers(empty) == []
-    await engine.close()
+    await leaves_nothing_killed_after(node, 0.004 + number * 0.006)
 
 
 @pytest.mark.parametrize("how", ["error", "cancel"])

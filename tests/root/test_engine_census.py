@@ -62,11 +62,8 @@ async def kill_at(node: RealNode, place: str) -> None:
     assert driver.returncode == -signal.SIGKILL, driver.stderr.decode()
 
 
-@pytest.mark.parametrize(("place", "namespaces"), MODES)
-async def test_a_killed_runtime_leaves_nothing_behind_and_the_retry_works(
-    node: RealNode, place: str, namespaces: Namespaces
-) -> None:
-    node = replace(node, namespaces=namespaces)
+async def leaves_nothing_killed_at(node: RealNode, place: str) -> None:
+    """Kill the runtime at a step; the next one finds its way, and in the end nothing is left."""
     verb = place.partition("/")[0]
     empty, open_before = node.census(), descriptors()
     first = node.engine()
@@ -89,14 +86,10 @@ async def test_a_killed_runtime_leaves_nothing_behind_and_the_retry_works(
     assert descriptors() == open_before
 
 
-@pytest.mark.parametrize("namespaces", [Namespaces(), SHARED_PID, OWN_USERS])
-@pytest.mark.parametrize("number", range(16))
-async def test_a_runtime_killed_in_the_middle_of_a_step_leaves_nothing_behind(
-    node: RealNode, number: int, namespaces: Namespaces
-) -> None:
-    node = replace(node, namespaces=namespaces)
+async def leaves_nothing_killed_after(node: RealNode, seconds: float) -> None:
+    """Kill the runtime at a moment; the next one finds its way, and in the end nothing is left."""
     empty = node.census()
-    await kill_at(node, f"after:{0.005 + number * 0.017:.3f}")
+    await kill_at(node, f"after:{seconds:.3f}")
     engine = node.engine()
     await engine.recover()
     scene = Scene(node, engine)
@@ -106,6 +99,22 @@ async def test_a_runtime_killed_in_the_middle_of_a_step_leaves_nothing_behind(
     await scene.remove_everything()
     assert node.leftovers(empty) == []
     await engine.close()
+
+
+@pytest.mark.parametrize(("place", "namespaces"), MODES)
+async def test_a_killed_runtime_leaves_nothing_behind_and_the_retry_works(
+    node: RealNode, place: str, namespaces: Namespaces
+) -> None:
+    await leaves_nothing_killed_at(replace(node, namespaces=namespaces), place)
+
+
+@pytest.mark.parametrize("namespaces", [Namespaces(), SHARED_PID, OWN_USERS])
+@pytest.mark.parametrize("number", range(16))
+async def test_a_runtime_killed_in_the_middle_of_a_step_leaves_nothing_behind(
+    node: RealNode, number: int, namespaces: Namespaces
+) -> None:
+    node = replace(node, namespaces=namespaces)
+    await leaves_nothing_killed_after(node, 0.005 + number * 0.017)
 
 
 @pytest.mark.parametrize("how", ["error", "cancel"])

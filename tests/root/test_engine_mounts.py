@@ -15,7 +15,7 @@ from noderuntime.engine.engine import Engine
 from noderuntime.errors import FailedPreconditionError
 from noderuntime.policy.model import Mount, Propagation
 from tests.root.engine_kit import RealNode
-from tests.root.engine_scene import Scene, made_node
+from tests.root.engine_scene import Scene, engine_on, made_node
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
 
 @pytest.fixture
 async def engine(node: RealNode) -> AsyncIterator[Engine]:
-    empty = node.census()
-    engine = node.engine()
-    await engine.recover()
-    yield engine
-    await Scene(node, engine).remove_everything()
-    await engine.close()
-    assert node.leftovers(empty) == []
+    async with engine_on(node) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from noderuntime.engine.state import ContainerState, SandboxState
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
 from noderuntime.policy.model import ContainerSecurity, NamespaceMode, Namespaces
 from tests.root.engine_kit import SHARED_PID, RealNode
-from tests.root.engine_scene import Scene, made_node
+from tests.root.engine_scene import Scene, engine_on, made_node
 
 DEADLINE_S = 10.0
 
@@ -30,16 +30,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
 
 @pytest.fixture
 async def engine(node: RealNode) -> AsyncIterator[Engine]:
-    empty = node.census()
-    engine = node.engine()
-    await engine.recover()
-    running = asyncio.Task(engine.run())
-    await asyncio.sleep(0)
-    yield engine
-    await Scene(node, engine).remove_everything()
-    running.cancel()
-    await asyncio.wait([running])
-    assert node.leftovers(empty) == []
+    async with engine_on(node, watching=True) as engine:
+        yield engine
 
 
 async def run(node: RealNode, engine: Engine, sandbox_id: str, name: str, script: str = "") -> str:

@@ -16,7 +16,7 @@ from noderuntime.errors import DeniedError
 from noderuntime.policy.model import ContainerConfig, Device
 from noderuntime.policy.spec import DEFAULT_MASKED, DEFAULT_READONLY
 from tests.root.engine_kit import RealNode
-from tests.root.engine_scene import Scene, searchable_node
+from tests.root.engine_scene import engine_on, searchable_node
 from tests.root.profile_kit import HANDLERS, serve
 
 PROFILE: dict[str, Any] = {
@@ -40,13 +40,8 @@ def node() -> Iterator[RealNode]:
 
 @pytest.fixture
 async def engine(node: RealNode) -> AsyncIterator[Engine]:
-    empty = node.census()
-    engine = node.engine()
-    await engine.recover()
-    yield engine
-    await Scene(node, engine).remove_everything()
-    await engine.close()
-    assert node.leftovers(empty) == []
+    async with engine_on(node) as engine:
+        yield engine
 
 
 @pytest.fixture

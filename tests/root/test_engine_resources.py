@@ -18,7 +18,7 @@ from noderuntime.errors import InvalidArgumentError
 from noderuntime.host.cgroups import UNIFIED, KernelCgroups, hierarchies
 from noderuntime.policy.model import Resources
 from tests.root.engine_kit import RealNode
-from tests.root.engine_scene import Scene, made_node
+from tests.root.engine_scene import Scene, engine_on, made_node
 
 DEADLINE_S = 10.0
 MIB = 1 << 20
@@ -41,16 +41,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
 @pytest.fixture
 async def engine(node: RealNode) -> AsyncIterator[Engine]:
     shutil.rmtree(node.root / "logs", ignore_errors=True)
-    empty = node.census()
-    engine = node.engine()
-    await engine.recover()
-    running = asyncio.Task(engine.run())
-    await asyncio.sleep(0)
-    yield engine
-    await Scene(node, engine).remove_everything()
-    running.cancel()
-    await asyncio.wait([running])
-    assert node.leftovers(empty) == []
+    async with engine_on(node, watching=True) as engine:
+        yield engine
 
 
 async def started(node: RealNode, engine: Engine, resources: Resources, script: str = "") -> str:

@@ -12,7 +12,7 @@ import pytest
 from noderuntime.engine.engine import Engine
 from noderuntime.policy.model import ContainerSecurity, ProfileType, SecurityProfileRef
 from tests.root.engine_kit import RealNode
-from tests.root.engine_scene import Scene, made_node
+from tests.root.engine_scene import engine_on, made_node
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +23,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
 
 @pytest.fixture
 async def engine(node: RealNode) -> AsyncIterator[Engine]:
-    empty = node.census()
-    engine = node.engine()
-    await engine.recover()
-    yield engine
-    await Scene(node, engine).remove_everything()
-    await engine.close()
-    assert node.leftovers(empty) == []
+    async with engine_on(node) as engine:
+        yield engine
 
 
 @pytest.mark.parametrize("handler", ["", "runc"])

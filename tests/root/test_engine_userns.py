@@ -21,7 +21,7 @@ from noderuntime.policy.model import (
     UserNamespace,
 )
 from tests.root.engine_kit import MAPPING, OWN_USERS, USERS, RealNode
-from tests.root.engine_scene import Scene, searchable_node
+from tests.root.engine_scene import Scene, engine_on, searchable_node
 
 ROOT = MAPPING.host_id
 HANDLERS = ["", "runc"]
@@ -35,13 +35,8 @@ def node() -> Iterator[RealNode]:
 
 @pytest.fixture
 async def engine(node: RealNode) -> AsyncIterator[Engine]:
-    empty = node.census()
-    engine = node.engine()
-    await engine.recover()
-    yield engine
-    await Scene(node, engine).remove_everything()
-    await engine.close()
-    assert node.leftovers(empty) == []
+    async with engine_on(node) as engine:
+        yield engine
 
 
 async def run(

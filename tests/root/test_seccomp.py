@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import platform
 import shutil
 import struct
@@ -29,7 +28,6 @@ from tests.root.test_policy_spec import granted
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the machine code is x86-64's"),
 ]
 EPERM, EINVAL, ENOSYS, EAFNOSUPPORT = 1, 22, 38, 97

@@ -17,7 +17,7 @@ from noderuntime.policy import apparmor
 from noderuntime.policy.model import ContainerSecurity, ProfileType, SecurityProfileRef
 from noderuntime.policy.spec import DEFAULT_MASKED, DEFAULT_READONLY
 from tests.root.engine_kit import RealNode
-from tests.root.engine_scene import Scene, made_node
+from tests.root.engine_scene import Scene, engine_on, made_node
 
 HANDLERS = ["", "runc"]
 LABEL = "busybox cat /proc/self/attr/current"
@@ -40,13 +40,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
 
 @pytest.fixture
 async def engine(node: RealNode) -> AsyncIterator[Engine]:
-    empty = node.census()
-    engine = node.engine()
-    await engine.recover()
-    yield engine
-    await Scene(node, engine).remove_everything()
-    await engine.close()
-    assert node.leftovers(empty) == []
+    async with engine_on(node) as engine:
+        yield engine
 
 
 @pytest.fixture
