@@ -1,23 +1,22 @@
 """``RUNTIME exec``: a process beside the container's own, on pipes or on a terminal.
 
-The runtime stays in the foreground as the process' parent, so its exit code is the process'. The
-process object is passed as a memory file: nothing is left on disk.
+The runtime stays in the foreground as the process' parent, so its exit code is the process'.
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
-import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Final
 
 from noderuntime.errors import DeadlineExceededError, HostError
-from noderuntime.host import oom, pipes
+from noderuntime.host import pipes
 from noderuntime.host.exec_end import kill_tree, sweep
 from noderuntime.host.exec_log import ExecLog, log_arguments
+from noderuntime.host.exec_process import ProcessPipe
 from noderuntime.host.ports import ExecRequest, ExecResult, OciRuntime
 from noderuntime.host.process import Child, nonblocking_pipe, null, spawn_aside
 from noderuntime.host.syscalls import host_error
@@ -140,20 +139,20 @@ class RuntimeExec:
     async def open(self, runtime: OciRuntime, request: ExecRequest) -> RuntimeExecStream:
         """Start the process; raises HostError when the runtime cannot be started."""
         with ExitStack() as ours, ExitStack() as theirs:
-            process = _process_file(request)
-            theirs.callback(os.close, process)
+            process = ProcessPipe(request)
+            theirs.callback(process.close)
             log = ExecLog()
             ours.callback(log.close)
             # Without a terminal they become 3 and 4 in the child.
-            numbers = (process, log.descriptor) if request.terminal else (3, 4)
+            numbers = (process.descriptor, log.descriptor) if request.terminal else (3, 4)
             command = ExecCommand(
                 prefix=(
                     str(runtime.program),
                     *(*runtime.global_arguments(), *log_arguments(numbers[1]), "exec"),
                 ),
                 suffix=(f"--process=/proc/self/fd/{numbers[0]}", request.container_id),
-                pass_fds=(process, log.descriptor),
-                oom_score_adj=_oom_score_of(request),
+                pass_fds=(process.descriptor, log.descriptor),
+                started=process.let_go,
             )
             if not request.terminal:
                 return await _open_pipes(command, request, log, ours, theirs)
@@ -187,19 +186,6 @@ class RuntimeExec:
         await sweep(runtime)
 
 
-def _oom_score_of(request: ExecRequest) -> int:
-    score = request.process.get("oomScoreAdj")
-    return score if isinstance(score, int) else 0
-
-
-def _process_file(request: ExecRequest) -> int:
-    process = {**oom.clamp(request.process, oom.floor()), "terminal": request.terminal}
-    descriptor = os.memfd_create("process.json", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.write(json.dumps(process).encode())
-    return descriptor
-
-
 async def _open_pipes(
     command: ExecCommand, request: ExecRequest, log: ExecLog, ours: ExitStack, theirs: ExitStack
 ) -> RuntimeExecStream:
@@ -216,7 +202,7 @@ async def _open_pipes(
     stderr_r, stderr_w = pipe(0)
     descriptors = (stdin_r, stdout_w, stderr_w, *command.pass_fds)
     child = await spawn_aside((*command.prefix, *command.suffix), descriptors)
-    oom.inherit(child.pid, command.oom_score_adj)
+    command.started(child.pid)
     ours.pop_all()
     outputs = ((STDOUT, pipes.Owned(stdout_r)), (STDERR, pipes.Owned(stderr_r)))
     stdin = pipes.Owned(stdin_w) if stdin_w is not None else None

@@ -43,11 +43,7 @@ def adjust(pid: int, before: int, score: int) -> None:
 
 
 def inherit(pid: int, score: int) -> None:
-    """Give an OCI runtime that was just started the value that its exec is to have.
-
-    crun's exec takes no heed of ``oomScoreAdj``: without this the process would have ours, which a
-    unit file may have set so that it is never killed.
-    """
+    """Give an OCI runtime that was just started the value that its exec is to have."""
     with suppress(OSError):  # it has ended already
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(max(score, floor())))
 

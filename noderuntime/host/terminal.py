@@ -15,13 +15,14 @@ import signal
 import socket
 import struct
 import termios
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from noderuntime.errors import DeadlineExceededError, HostError
-from noderuntime.host import oom, pipes
+from noderuntime.host import pipes
 from noderuntime.host.exec_end import kill_tree
 from noderuntime.host.exec_log import ExecLog
 from noderuntime.host.oci_runtime import clean_message
@@ -35,12 +36,15 @@ _ACCEPT_TIMEOUT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecCommand:
-    """``RUNTIME … exec``, then options of a terminal, then the rest."""
+    """``RUNTIME … exec``, then options of a terminal, then the rest.
+
+    ``started`` is called with the PID of what was started, which goes no further until then.
+    """
 
     prefix: tuple[str, ...]
     suffix: tuple[str, ...]
     pass_fds: tuple[int, ...]
-    oom_score_adj: int = 0
+    started: Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +80,7 @@ def _relayed(command: ExecCommand) -> Opened:
     streams = Streams(stdin=slave, stdout=slave, stderr=slave, pass_fds=command.pass_fds)
     try:
         child = spawn((*command.prefix, "--tty", *command.suffix), streams)
-        oom.inherit(child.pid, command.oom_score_adj)
+        command.started(child.pid)
     except BaseException:
         os.close(master)
         raise
@@ -96,7 +100,7 @@ async def _received(command: ExecCommand, directory: Path, log: ExecLog) -> Open
                 (*command.prefix, "--tty", f"--console-socket={address}", *command.suffix),
                 Streams(stderr=errors_w, pass_fds=(*command.pass_fds, folder)),
             )
-            oom.inherit(child.pid, command.oom_score_adj)
+            command.started(child.pid)
         finally:
             os.close(errors_w)
         try:

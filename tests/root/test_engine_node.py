@@ -174,9 +174,8 @@ async def test_a_pod_runs_and_logs_on_when_its_runtime_is_replaced(node: RealNod
     assert node.leftovers(empty) == []
 
 
-async def without_monitor(node: RealNode, engine: Engine, script: str) -> str:
-    script = f"echo begun; {script}"
-    container_id = await started(node, engine, node.container(script=script))
+async def kill_monitor(node: RealNode, engine: Engine, container_id: str) -> None:
+    """Kill it once the container has written "begun"."""
     log = engine.log_file(engine.container(container_id))
     until = time.monotonic() + DEADLINE_S
     while not log.exists() or "begun" not in log.read_text():  # else it ends by SIGPIPE there
@@ -184,6 +183,11 @@ async def without_monitor(node: RealNode, engine: Engine, script: str) -> str:
         await asyncio.sleep(0.01)
     bundle = node.config.run_dir / "containers" / container_id
     os.kill(int((bundle / "conmon.pid").read_text()), signal.SIGKILL)
+
+
+async def without_monitor(node: RealNode, engine: Engine, script: str) -> str:
+    container_id = await started(node, engine, node.container(script=f"echo begun; {script}"))
+    await kill_monitor(node, engine, container_id)
     until = time.monotonic() + DEADLINE_S
     while not engine.container(container_id).monitor_lost:
         assert time.monotonic() < until
@@ -227,16 +231,23 @@ async def test_a_container_whose_monitor_was_killed_runs_on_and_its_exit_code_is
 
 
 async def test_a_runtime_that_found_a_container_without_a_monitor_knows_its_end(
-    node: RealNode, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    node: RealNode,
 ) -> None:
-    monkeypatch.setattr(exits, "LOOK_EVERY_S", 0.1)
-    container_id = await without_monitor(node, engine, "trap 'exit 5' TERM; sleep 60 & wait")
+    empty = node.census()
+    first = node.engine()
+    await first.recover()
+    script = "trap 'exit 5' TERM; echo begun; sleep 60 & wait"
+    container_id = await started(node, first, node.container(script=script))
+    await kill_monitor(node, first, container_id)
+    await first.close()
     second = node.engine()
     await second.recover()
     await second.stop_container(container_id, DEADLINE_S)
     record = second.container(container_id)
     assert (record.exit_code, record.reason) == (5, "Error")
+    await Scene(node, second).remove_everything()
     await second.close()
+    assert node.leftovers(empty) == []
 
 
 async def test_a_container_that_uses_too_much_memory_is_oom_killed(
