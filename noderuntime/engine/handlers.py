@@ -103,8 +103,8 @@ class HandlerTable:
 
     def wanted_profiles(self) -> frozenset[str]:
         """Return the AppArmor profiles that declared handlers name."""
-        found = (rules.apparmor for rules in self._rules())
-        return frozenset(each.name for each in found if each is not None)
+        found = [rules.apparmor for rules in self._rules() if rules.apparmor is not None]
+        return frozenset(name for each in found for name in (each.name, *each.texts()))
 
     def withheld(self) -> tuple[Withheld, ...]:
         """Return the declared handlers that this node cannot offer."""

@@ -75,14 +75,17 @@ class Offers:
             said = "; ".join(each.sentence(rules.profile) for each in missing)
             return Withheld(name=rules.handler, reason="MissingFeature", message=said)
         declared = rules.apparmor
-        if declared is None or declared.name in (UNCONFINED, DEFAULT, *loaded):
+        if declared is None or not features.apparmor:  # in Audit nothing is demanded
             return None
-        if not features.apparmor:  # in Audit: nothing is demanded
+        for name in declared.texts():
+            if name not in loaded:
+                said, _ = self._refused.get(name, ("it is not loaded yet", 0.0))
+                message = f"appArmor.profile of SecurityProfile {rules.profile}: {said}"
+                return Withheld(
+                    name=rules.handler, reason="AppArmorProfileRefused", message=message
+                )
+        if declared.text or declared.name in (UNCONFINED, DEFAULT, *loaded):
             return None
-        if declared.text:
-            said, _ = self._refused.get(declared.name, ("it is not loaded yet", 0.0))
-            message = f"appArmor.profile of SecurityProfile {rules.profile}: {said}"
-            return Withheld(name=rules.handler, reason="AppArmorProfileRefused", message=message)
         message = (
             f"appArmor.name of SecurityProfile {rules.profile}: {declared.name} is not loaded in "
             "this node's kernel; load it there with apparmor_parser"
@@ -92,7 +95,7 @@ class Offers:
     def _to_load(self, rules: Iterable[HandlerRules]) -> dict[str, str]:
         features = self._features()
         declared = [each.apparmor for each in rules if each.apparmor is not None]
-        texts = {each.name: each.text for each in declared if each.text}
+        texts = {name: text for each in declared for name, text in each.texts().items()}
         if not texts or not (features.apparmor and features.apparmor_parser):
             return {}
         loaded, now = self._profiles.loaded(), time.monotonic()

@@ -34,7 +34,8 @@ from noderuntime.policy.model import (
 from noderuntime.policy.mounts import is_kubelets
 from noderuntime.policy.rules import HandlerRules, SelinuxRules
 
-DEFAULT_PROCESS: Final = "system_u:system_r:container_t:s0"
+DEFAULT_TYPE: Final = "container_t"
+DEFAULT_PROCESS: Final = f"system_u:system_r:{DEFAULT_TYPE}:s0"
 DEFAULT_FILE: Final = "system_u:object_r:container_file_t:s0"
 CATEGORIES: Final = 1024
 _PARTS: Final = ("user", "role", "type", "level")

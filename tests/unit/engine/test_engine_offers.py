@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -108,6 +109,47 @@ async def test_a_text_that_the_parser_refuses_withholds_its_handler_alone(
     await look_again(engine)
     assert offered(engine) == ["confined", "plain"]
     assert engine.status().withheld == ()
+
+
+EXCEPTED: dict[str, object] = {
+    **BY_TEXT,
+    "exceptions": [
+        {"namespace": "default", "sections": ["appArmor"], "expires": "2100-01-01T00:00:00Z"}
+    ],
+}
+
+
+async def test_a_text_with_an_exception_is_loaded_in_complain_mode_too(
+    engine: Engine, world: World
+) -> None:
+    world.apparmor.enabled = True
+    await settled(engine, serve(world, confined=EXCEPTED))
+    found = {"complain" in text: name for name, text in world.apparmor.loaded.items()}
+    assert set(found) == {True, False}
+    for namespace, name in (("default", found[True]), ("other", found[False])):
+        pod = sandbox_config()
+        pod = replace(pod, pod=replace(pod.pod, namespace=namespace, uid=namespace))
+        sandbox = await engine.run_sandbox(pod, "confined")
+        container = await engine.create_container(sandbox, container_config())
+        assert engine.container(container).apparmor == name
+    for each in engine.sandboxes():
+        await engine.remove_sandbox(each.id)
+    serve(world)
+    await look_again(engine)
+    assert world.apparmor.loaded == {}
+
+
+async def test_a_handler_is_withheld_until_both_modes_of_its_text_are_loaded(
+    engine: Engine, world: World
+) -> None:
+    world.apparmor.enabled = True
+    await settled(engine, serve(world, confined=EXCEPTED))
+    audited = next(name for name, text in world.apparmor.loaded.items() if "complain" in text)
+    del world.apparmor.loaded[audited]
+    world.apparmor.faults[audited] = HostError("apparmor_parser failed: no complain")
+    await look_again(engine)
+    assert offered(engine) == []
+    assert "no complain" in engine.status().withheld[0].message
 
 
 async def test_a_named_profile_must_be_loaded_on_the_node_and_stay_so(
