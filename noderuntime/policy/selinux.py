@@ -73,8 +73,17 @@ def labels(
     is_open = asked == SelinuxOptions() and declared is None
     if is_open and (container.security.privileged or not lsm.selinux_process):
         return None
+    return _joined(asked, declared or SelinuxRules(type=""), lsm)
+
+
+def declared_labels(rules: SelinuxRules, lsm: LsmFacts) -> SelinuxLabels:
+    """Return the labels of a container that asks for none, in a Pod with the level of ``lsm``."""
+    return _joined(SelinuxOptions(), rules, lsm)
+
+
+def _joined(asked: SelinuxOptions, said: SelinuxRules, lsm: LsmFacts) -> SelinuxLabels:
+    """Return each part as it is asked for, declared, or the node's."""
     user, role, kind, base_level = _split(lsm.selinux_process or DEFAULT_PROCESS)
-    said = declared or SelinuxRules(type="")
     level = asked.level or said.level or lsm.selinux_level or base_level
     process = (
         asked.user or said.user or user,

@@ -152,6 +152,32 @@ async def test_a_handler_is_withheld_until_both_modes_of_its_text_are_loaded(
     assert "no complain" in engine.status().withheld[0].message
 
 
+@pytest.mark.parametrize("mode", ["Enforce", "Audit"])
+async def test_a_label_that_the_nodes_policy_does_not_know_withholds_its_handler(
+    engine: Engine, world: World, mode: str
+) -> None:
+    usual = "system_u:system_r:container_t:s0:c0,c1"
+    files = "system_u:object_r:container_file_t:s0"
+    world.selinux.enabled = True
+    world.selinux.known = {usual, f"{files}:c0,c1", world.selinux.process, world.selinux.file}
+    profiles: dict[str, dict[str, object]] = {
+        "own": {"seLinux": {"type": "web_t"}, "mode": mode},
+        "shared": {"seLinux": {"level": "s0:c1"}},
+        "usual": {"seLinux": {}},
+    }
+    await settled(engine, serve(world, **profiles))
+    assert offered(engine) == ["usual"]
+    own, shared = engine.status().withheld
+    assert {own.reason, shared.reason} == {"SELinuxLabelUnknown"}
+    assert "seLinux of SecurityProfile own" in own.message
+    assert "does not know the label system_u:system_r:web_t:s0:c0,c1" in own.message
+    with pytest.raises(FailedPreconditionError, match="does not know the label"):
+        await engine.run_sandbox(sandbox_config(), "own")
+    world.selinux.known |= {f"{files}:c1", "system_u:system_r:container_t:s0:c1"}
+    await look_again(engine)
+    assert offered(engine) == ["shared", "usual"]
+
+
 async def test_a_named_profile_must_be_loaded_on_the_node_and_stay_so(
     engine: Engine, world: World
 ) -> None:
