@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from e2e.cluster import unit
 from noderuntime.cri.client import RuntimeStatus, read_status
 from tests.root.mounts_kit import unmount_below
 
@@ -50,6 +52,7 @@ class Served:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "noderuntime", "serve", "--config", str(self.config)],
                 cwd=ROOT,
+                env=os.environ | unit.environment(),
                 stderr=log,
             )
         return self.process
