@@ -73,7 +73,8 @@ class Soak:
         self.report = Report()
 
     @property
-    def _pid(self) -> int:
+    def pid(self) -> int:
+        """The runtime of now."""
         assert self._process is not None
         return self._process.pid
 
@@ -161,7 +162,7 @@ class Soak:
         """Let the runtime count itself, when what a failed call has left is released."""
         await asyncio.sleep(QUIET_S)
         self._counts.unlink(missing_ok=True)
-        os.kill(self._pid, signal.SIGUSR1)
+        os.kill(self.pid, signal.SIGUSR1)
         async with asyncio.timeout(START_S):
             while not self._counts.exists():  # a file tells nobody
                 await asyncio.sleep(0.05)
