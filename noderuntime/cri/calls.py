@@ -7,7 +7,7 @@ Source: runtime.v1 of k8s.io/cri-api; kubelet ``pkg/kubelet/kuberuntime``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import grpc
@@ -107,7 +107,7 @@ class Calls:
         found = await self._call(request, pb.PullImageResponse, "ImageService", timeout_s=timeout_s)
         return found.image_ref
 
-    async def events(self) -> AsyncIterator[pb.ContainerEventResponse]:
+    async def events(self) -> AsyncGenerator[pb.ContainerEventResponse]:
         """GetContainerEvents: what happens from now on, until the runtime ends."""
         call = self._channel.unary_stream(
             "/runtime.v1.RuntimeService/GetContainerEvents",

@@ -50,6 +50,11 @@ class Place:
         return self.state / "pods"
 
     @property
+    def decisions(self) -> Path:
+        """The log of what the profile decided."""
+        return self.run / "decisions" / "decisions.log"
+
+    @property
     def bridge(self) -> str:
         """The name of the bridge, and of its nftables table."""
         return f"nrrun{self.number}"

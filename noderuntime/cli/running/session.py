@@ -18,10 +18,16 @@ from shutil import which
 from typing import TYPE_CHECKING, Final, Self, cast
 
 from noderuntime.api.revision import RevisionHandler, make_revision
+from noderuntime.cli.manifest.workloads import Workload
 from noderuntime.cli.running import places
+from noderuntime.cli.running.here import Here
+from noderuntime.cli.running.logs import Output
 from noderuntime.cli.running.places import Place
+from noderuntime.cli.running.pod import Control, PodRun, Tell, require_possible
+from noderuntime.cli.running.sources import Sources
 from noderuntime.cri.calls import Calls
 from noderuntime.errors import UnavailableError
+from noderuntime.host.cgroups import is_systemd
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -70,6 +76,31 @@ class Session:
             self.client = await self._stack.enter_async_context(Calls(self.place.socket))
             self._stack = self._stack.pop_all()
         return self
+
+    async def run(
+        self,
+        workload: Workload,
+        *,
+        follow: Output,
+        sources: Sources | None = None,
+        tell: Tell = lambda _: None,
+        control: Control | None = None,
+    ) -> Mapping[str, int]:
+        """Run a Pod to its end under the first handler; returns exit codes by container.
+
+        ``follow`` gets what containers write, ``tell`` sentences for the person who waits. Raises
+        ConfigError for what only a cluster has, DeniedError, and what else the runtime says.
+        """
+        here = Here(
+            workload=workload,
+            place=self.place,
+            sources=sources or Sources(),
+            cgroup=self.place.cgroup(systemd=is_systemd()),
+        )
+        require_possible(here)
+        handlers = self._settings.handlers
+        pod = PodRun(self.client, here, handlers[0].name if handlers else "", follow, tell=tell)
+        return await pod.run(control or Control())
 
     async def __aexit__(self, *_: object) -> None:
         """Take everything away; raises UnavailableError that says what could not be."""
@@ -203,7 +234,7 @@ def _write(place: Place, settings: Settings, programs: Mapping[str, Path]) -> No
             "bridge_subnets": place.subnets,
         },
         "images": {"hosts_dir": str(settings.hosts_dir)},
-        "decisions": {"path": str(place.run / "decisions" / "decisions.log")},
+        "decisions": {"path": str(place.decisions)},
         **settings.tables,
     }
     text = "".join(f"{line}\n" for line in _toml(tables))
