@@ -142,6 +142,11 @@ class ImageStore:
         await self._in_thread(lambda: self._artifacts.write(reference.digest, text))
         return text
 
+    async def kept_artifact(self, reference: str) -> str | None:
+        """Return what ``artifact`` has kept on disk; nobody else is asked."""
+        digest = parse(reference).digest
+        return await self._in_thread(lambda: self._artifacts.read(digest)) if digest else None
+
     async def retain_artifacts(self, references: tuple[str, ...]) -> None:
         """Remove the artifacts that are none of these."""
         kept = frozenset(parse(reference).digest for reference in references)

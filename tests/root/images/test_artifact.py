@@ -33,10 +33,12 @@ async def test_an_artifact_is_fetched_once_and_kept(
     built = build_artifact((PROFILE,))
     registry.add("profiles/web", "1", built)
     reference = f"{registry.host}/profiles/web@{built.digest}"
+    assert await store.kept_artifact(reference) is None
     assert await store.artifact(reference) == PROFILE.decode()
     asked = len(registry.requests)
     again = ImageStore(tmp_path / "state", tmp_path / "certs.d")
     await again.recover()
+    assert await again.kept_artifact(reference) == PROFILE.decode()
     assert await again.artifact(reference) == PROFILE.decode()
     assert len(registry.requests) == asked
     await again.retain_artifacts(())
