@@ -94,6 +94,8 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
         image_id=image.id,
         image_reference=reference,
         revision=handler.revision,
+        node_runtime=handler.node_runtime,
+        profile=handler.profile,
         state=ContainerState.CREATED,
         created_at_ns=node.now_ns(),
         log_path=log_path_of(sandbox.config, config),

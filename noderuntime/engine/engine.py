@@ -241,6 +241,10 @@ class Engine:
         """Connect to the container's own process."""
         return await exec_.attach(self._node, container_id)
 
+    async def admit_port_forward(self, sandbox_id: str) -> SandboxRecord:
+        """PortForward: whether the sandbox is there, and its profile allows the session."""
+        return await exec_.admit_port_forward(self._node, sandbox_id)
+
     async def port_forward(
         self, sandbox_id: str, port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

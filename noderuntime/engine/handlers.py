@@ -43,6 +43,16 @@ class Handler:
     rules: HandlerRules | None = None
     revision: str = ""
 
+    @property
+    def node_runtime(self) -> str:
+        """The NodeRuntime that declares it, "" for the node's own."""
+        return "" if self.rules is None else self.rules.node_runtime
+
+    @property
+    def profile(self) -> str:
+        """The SecurityProfile that it has, "" for the node's own."""
+        return "" if self.rules is None else self.rules.profile
+
 
 class HandlerTable:
     """Reads the revision file when it changed; ``refresh`` costs one stat(2) when it did not."""

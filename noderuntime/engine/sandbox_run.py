@@ -65,6 +65,8 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             config=config,
             handler=handler,
             revision=served.revision,
+            node_runtime=served.node_runtime,
+            profile=served.profile,
             oci_runtime=str(served.oci_runtime),
             cni_conf_dir=str(served.cni_conf_dir or ""),
             state=SandboxState.READY,
