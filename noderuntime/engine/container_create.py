@@ -80,7 +80,11 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
     admission.require_shared_pid(sandbox.config, config)
     config = replace(config, resources=honourable(node.parts.cgroups, config.resources))
     await node.handlers.settle()
-    handler = admission.for_pod(node.handlers.get(sandbox.handler), sandbox.config, node.now_ns())
+    handler = admission.for_pod(
+        node.handlers.get(sandbox.handler, sandbox.config.pod.namespace),
+        sandbox.config,
+        node.now_ns(),
+    )
     image = node.parts.images.find(config.image)
     if image is None:
         raise NotFoundError(f"image {config.image} is not on this node; pull it first")

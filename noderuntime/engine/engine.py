@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from noderuntime.api.config import Config
+    from noderuntime.api.revision import RevisionDefault
     from noderuntime.engine.state import ContainerId, ContainerRecord, SandboxId, SandboxRecord
     from noderuntime.host.ports import AttachStream, ExecResult, ExecStream
     from noderuntime.images.ports import Credentials, FsUsage, Image
@@ -84,6 +85,7 @@ class NodeStatus:
     )
     missing_artifacts: Mapping[str, str] = field(default_factory=dict[str, str])  # why, by handler
     libseccomp: str = ""  # its version, "" where there is none
+    default: RevisionDefault | None = None  # which handler governs the Pods that name none
     withheld: tuple[Withheld, ...] = ()  # handlers of the revision that this node cannot offer
 
 
@@ -317,6 +319,7 @@ class Engine:
             libseccomp=self._node.filters.version,
             missing_artifacts=missing,
             withheld=handlers.withheld(),
+            default=handlers.default,
         )
 
     def _unknown_syscalls(self) -> Mapping[str, tuple[str, ...]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noderuntime.api.revision import Revision, RevisionHandler, digest_of
+from noderuntime.engine.governing import FILE, Governing
 from noderuntime.errors import ConfigError, FailedPreconditionError, NodeRuntimeError
 from noderuntime.host import durable
 from noderuntime.host.watch import Renames
@@ -24,6 +25,7 @@ from noderuntime.policy.load import rules_of
 
 if TYPE_CHECKING:
     from noderuntime.api.config import Config
+    from noderuntime.api.revision import RevisionDefault
     from noderuntime.engine.offers import Offers, Withheld
     from noderuntime.policy.rules import HandlerRules
 
@@ -73,6 +75,7 @@ class HandlerTable:
         self._declared: Mapping[str, Handler] = {}
         self._compiled: Mapping[str, Handler] = {}
         self._withheld: Mapping[str, Withheld] = {}
+        self._governing = Governing(config.state_dir / FILE)
         self._loading = ""  # the digest of a revision that waits for what is loaded
         self._seen: tuple[int, ...] | None = ()  # never equal to a stat: the first look reads
         self.revision = ""
@@ -94,6 +97,8 @@ class HandlerTable:
             self.error = f"{self._path}: {' '.join(str(error).split())}"
             _log.error("the revision is not served", extra={"error": self.error})
             return
+        if revision is not None:  # else what the last one said holds: it is missing
+            self._governing.serve(revision.default)
         self._compiled = handlers
         digest = "" if revision is None else revision.digest
         if self._offers.must_load(self._rules()):
@@ -147,15 +152,33 @@ class HandlerTable:
     async def look(self) -> None:
         """Settle, then offer what has become possible, and withhold what is so no more."""
         await self.settle()
+        self._governing.keep()
         compiled = self._compiled
         if self.revision and not self._loading:
             await self._offers.load(self._rules())
             if self._compiled is compiled:  # else another revision came meanwhile
                 self._offer()
 
-    def get(self, name: str) -> Handler:
-        """Return the handler; "" is the default. Raises FailedPreconditionError with the reason."""
+    @property
+    def default(self) -> RevisionDefault | None:
+        """Which handler governs Pods that name none, None where none does."""
+        return self._governing.default
+
+    def get(self, name: str, namespace: str | None = None) -> Handler:
+        """Return the handler; "" is the default, for a Pod of ``namespace`` maybe a declared one.
+
+        Without a namespace it is nobody's. Raises FailedPreconditionError with the reason.
+        """
         self.refresh()
+        if name or namespace is None:
+            return self._named(name)
+        governing = self._governing.handler_for(namespace)
+        try:
+            return self._named(governing)
+        except FailedPreconditionError as error:
+            raise self._governing.unreadable(namespace, str(error)) from error
+
+    def _named(self, name: str) -> Handler:
         handler = self._default if not name else self._own.get(name) or self._declared.get(name)
         if handler is None and name in self._withheld:
             raise FailedPreconditionError(
@@ -203,7 +226,7 @@ class HandlerTable:
         if data is None:
             return None
         revision = Revision.model_validate_json(data)
-        digest = digest_of(revision.handlers)
+        digest = digest_of(revision.handlers, revision.default)
         if digest != revision.digest:
             raise ConfigError(f"its digest is {revision.digest}, its content has {digest}")
         return revision
@@ -225,6 +248,8 @@ class HandlerTable:
                 rules=rules_of(declared, revision.digest),
                 revision=revision.digest,
             )
+        if revision.default is not None and revision.default.handler not in handlers:
+            raise ConfigError(f"default: handler {revision.default.handler} is not declared")
         return handlers
 
     def _program(self, declared: RevisionHandler) -> Path:

@@ -35,7 +35,8 @@ async def run_sandbox(node: Node, config: SandboxConfig, handler: str) -> Sandbo
 
 
 async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
-    existing = node.store.sandboxes.named(config.pod)
+    pod = config.pod
+    existing = node.store.sandboxes.named(pod)
     if existing is not None:
         if existing.handler != handler:
             raise FailedPreconditionError(
@@ -49,7 +50,7 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             f"{config.pod.attempt}, was stopped; remove it first or use another attempt"
         )
     await node.handlers.settle()
-    served = admission.for_pod(node.handlers.get(handler), config, node.now_ns())
+    served = admission.for_pod(node.handlers.get(handler, pod.namespace), config, node.now_ns())
     if config.namespaces.user is not None and not node.parts.mounts.features().idmapped:
         raise FailedPreconditionError(
             "hostUsers: false needs a kernel of 5.19 or later that lets user namespaces be made; "

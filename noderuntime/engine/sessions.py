@@ -85,7 +85,7 @@ async def _rules_now(node: Node, sandbox: SandboxRecord) -> HandlerRules | None:
     """Return the rules that a new container of the sandbox would be made under; None without."""
     await node.handlers.settle()
     try:
-        rules = node.handlers.get(sandbox.handler).rules
+        rules = node.handlers.get(sandbox.handler, sandbox.config.pod.namespace).rules
     except FailedPreconditionError:
         return None
     if rules is None:
