@@ -111,7 +111,6 @@ def node_info(node: NodeStatus) -> str:
             "ungovernedPods": node.ungoverned_pods,
             "default": node.default and node.default.model_dump(mode="json", by_alias=True),
             "unknownSyscalls": dict(node.unknown_syscalls),
-            "missingArtifacts": dict(node.missing_artifacts),
             "withheldHandlers": [
                 {"name": each.name, "reason": each.reason, "message": each.message}
                 for each in node.withheld

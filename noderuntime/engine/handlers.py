@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from noderuntime.api.revision import Revision, RevisionHandler, digest_of
 from noderuntime.engine.governing import FILE, Governing
+from noderuntime.engine.offers import ARTIFACT_MISSING
 from noderuntime.errors import ConfigError, FailedPreconditionError, NodeRuntimeError
 from noderuntime.host import durable
 from noderuntime.host.watch import Renames
@@ -118,8 +119,12 @@ class HandlerTable:
 
     def wanted_profiles(self) -> frozenset[str]:
         """Return the AppArmor profiles that declared handlers name."""
-        found = (rules.apparmor for rules in self._rules())
-        return frozenset(each.name for each in found if each is not None)
+        found = [rules.apparmor for rules in self._rules() if rules.apparmor is not None]
+        return frozenset(name for each in found for name in (each.name, *each.texts()))
+
+    def wanted_artifacts(self) -> frozenset[str]:
+        """Return the seccomp artifacts that declared handlers name, those not offered too."""
+        return frozenset(r.seccomp.artifact for r in self._rules() if r.seccomp.artifact)
 
     def withheld(self) -> tuple[Withheld, ...]:
         """Return the declared handlers that this node cannot offer."""
@@ -157,7 +162,24 @@ class HandlerTable:
         if self.revision and not self._loading:
             await self._offers.load(self._rules())
             if self._compiled is compiled:  # else another revision came meanwhile
-                self._offer()
+                self.offer_again()
+
+    def offer_again(self) -> None:
+        """Judge anew what of the served revision can be offered: something may have come."""
+        if self.revision and not self._loading:
+            self._offer()
+
+    async def settled(self, name: str, namespace: str | None = None) -> Handler:
+        """Settle, and return the handler as ``get`` does; what it waits for is tried once more."""
+        await self.settle()
+        meant = self._meant(name, namespace)
+        found, withheld = self._compiled.get(meant), self._withheld.get(meant)
+        if found is None or found.rules is None or withheld is None:
+            return self.get(name, namespace)
+        if withheld.reason == ARTIFACT_MISSING:
+            await self._offers.fetch(found.rules)
+            self.offer_again()  # the reason may be another one, too
+        return self.get(name, namespace)
 
     @property
     def default(self) -> RevisionDefault | None:
@@ -172,11 +194,17 @@ class HandlerTable:
         self.refresh()
         if name or namespace is None:
             return self._named(name)
-        governing = self._governing.handler_for(namespace)
+        meant = self._meant(name, namespace)
         try:
-            return self._named(governing)
+            return self._named(meant)
         except FailedPreconditionError as error:
             raise self._governing.unreadable(namespace, str(error)) from error
+
+    def _meant(self, name: str, namespace: str | None) -> str:
+        """Return the handler that is asked for, or governs who names none; "" is the node's own."""
+        if name or namespace is None:
+            return name
+        return self._governing.handler_for(namespace)
 
     def _named(self, name: str) -> Handler:
         handler = self._default if not name else self._own.get(name) or self._declared.get(name)

@@ -30,8 +30,7 @@ async def pull_image(
     says whether it is governed where it names no handler. A pull for nobody is the node's own; a
     container of the image is asked about again.
     """
-    await node.handlers.settle()
-    served = node.handlers.get(handler, None if pod is None else pod.pod.namespace)
+    served = await node.handlers.settled(handler, None if pod is None else pod.pod.namespace)
     if pod is not None:
         served = admission.for_pod(served, pod, node.now_ns())
     asked = asking(node, "PullImage", None if pod is None else pod.pod)

@@ -144,7 +144,6 @@ async def test_status_tells_conditions_handlers_and_the_agents_part(cri: Client)
         "ungovernedPods": 1,
         "default": None,
         "unknownSyscalls": {},
-        "missingArtifacts": {},
         "withheldHandlers": [
             {"name": "confined", "reason": "MissingFeature", "message": "no AppArmor"}
         ],
