@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -60,11 +61,13 @@ def explain(options: argparse.Namespace) -> list[PodReport]:
     shown = "standard input" if options.pod == "-" else options.pod
     reports: list[PodReport] = []
     for each in workloads(shown, read_file(options.pod), options.namespace):
-        runtime = declared.chosen_runtime(found, each.pod.spec.runtime_class_name)
+        handler = each.pod.spec.runtime_class_name
+        runtime = declared.chosen_runtime(found, handler, each.namespace)
         profile = declared.chosen_profile(found, options.profile_name, runtime)
         rules = declared.rules(found, profile, runtime)
         report = judge(each, rules, of_image, now_s=time.time(), machine=platform.machine())
-        reports.append(report)
+        said = declared.note_on_default(found, runtime, handler, each.namespace)
+        reports.append(replace(report, notes=(*said, *report.notes)))
     return reports
 
 

@@ -94,7 +94,7 @@ def read(options: argparse.Namespace) -> Asked:
         raise ConfigError(f"{shown}: holds {len(pods)} Pods ({names}); one is run at a time")
     if options.timeout is not None and not options.timeout > 0:
         raise ConfigError("--timeout: must be more than 0 seconds")
-    runtime = declared.chosen_runtime(found, pods[0].pod.spec.runtime_class_name)
+    runtime = declared.chosen_runtime(found, pods[0].pod.spec.runtime_class_name, pods[0].namespace)
     profile = declared.chosen_profile(found, options.profile_name, runtime)
     declared.rules(found, profile, runtime)  # it compiles, or the reason is told here
     asked = Asked(

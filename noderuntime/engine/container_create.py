@@ -79,7 +79,7 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
     admission.require_namespaces(config.security.namespaces)
     admission.require_shared_pid(sandbox.config, config)
     config = replace(config, resources=honourable(node.parts.cgroups, config.resources))
-    served = await node.handlers.settled(sandbox.handler)
+    served = await node.handlers.settled(sandbox.handler, sandbox.config.pod.namespace)
     handler = admission.for_pod(served, sandbox.config, node.now_ns())
     image = node.parts.images.find(config.image)
     if image is None:
@@ -94,6 +94,8 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
         image_id=image.id,
         image_reference=reference,
         revision=handler.revision,
+        node_runtime=handler.node_runtime,
+        profile=handler.profile,
         state=ContainerState.CREATED,
         created_at_ns=node.now_ns(),
         log_path=log_path_of(sandbox.config, config),
