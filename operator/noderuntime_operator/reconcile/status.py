@@ -158,8 +158,15 @@ def _verdict(view: View, resolution: Resolution, nodes: _Nodes) -> _Verdict:
         else ""
     )
     return _Verdict(
-        state="Ready", reason="Served", message=f"served by {count}{stale}{_left_out(nodes)}"
+        state="Ready",
+        reason="Served",
+        message=f"served by {count}{stale}{_left_out(nodes)}{_without_admission(view)}",
     )
+
+
+def _without_admission(view: View) -> str:
+    problem = view.observed.admission.problem
+    return f"; Pods are judged on nodes alone, as {problem}" if problem else ""
 
 
 def _left_out(nodes: _Nodes) -> str:
