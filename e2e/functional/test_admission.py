@@ -71,6 +71,7 @@ PROFILES: Final[dict[str, Json]] = {
         "seLinux": {"type": "spc_t", "level": "s0:c1,c2"},
         "hostPaths": [
             {"path": "/", "readOnly": True, "propagation": []},
+            {"path": "/srv/\"] + x['{0}']\\n🦊", "propagation": []},  # text, never code
             {"path": "/srv/data", "readOnly": False, "propagation": ["Bidirectional"]},
         ],
         "images": {"allowedRegistries": ["registry.example.com", "localhost:5000"]},
