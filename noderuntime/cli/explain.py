@@ -52,12 +52,14 @@ def _print(text: str) -> None:
 
 def explain(options: argparse.Namespace) -> list[PodReport]:
     """Judge every Pod of the files. Raises ConfigError."""
-    found = declared.read({name: _read(name) for name in (*options.profile, *options.node_runtime)})
+    found = declared.read(
+        {name: read_file(name) for name in (*options.profile, *options.node_runtime)}
+    )
     config = options.image_config
-    of_image = image.read(options.user, config, _read(config) if config else None)
+    of_image = image.read(options.user, config, read_file(config) if config else None)
     shown = "standard input" if options.pod == "-" else options.pod
     reports: list[PodReport] = []
-    for each in workloads(shown, _read(options.pod), options.namespace):
+    for each in workloads(shown, read_file(options.pod), options.namespace):
         runtime = declared.chosen_runtime(found, each.pod.spec.runtime_class_name)
         profile = declared.chosen_profile(found, options.profile_name, runtime)
         rules = declared.rules(found, profile, runtime)
@@ -66,7 +68,7 @@ def explain(options: argparse.Namespace) -> list[PodReport]:
     return reports
 
 
-def _read(name: str) -> bytes:
+def read_file(name: str) -> bytes:
     """Return a file's bytes, up to one more than is taken; ``-`` is standard input."""
     try:
         if name == "-":

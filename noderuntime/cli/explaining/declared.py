@@ -48,22 +48,26 @@ def read(files: Mapping[str, bytes]) -> Declared:
 
 def rules(declared: Declared, profile: str, runtime: str) -> HandlerRules:
     """Compile a profile as a node would serve it, through a NodeRuntime where one is named ("")."""
+    found = handler(declared, profile, runtime)
+    return rules_of(found, digest_of((found,)))
+
+
+def handler(declared: Declared, profile: str, runtime: str) -> RevisionHandler:
+    """Return the handler of a revision that the operator would make of them."""
     spec = inherit.resolve(profile, declared.profiles)
     inherit.check(profile, spec)
     revised = RevisionProfile(name=profile, spec=spec)
     found = declared.runtimes.get(runtime)
     if found is None:
-        handler = RevisionHandler(name=profile, node_runtime=profile, profile=revised)
-    else:
-        handler = RevisionHandler(
-            name=found.handler,
-            node_runtime=runtime,
-            oci_runtime=found.engine.oci_runtime,
-            profile=revised,
-            allowed_registries=found.images.allowed_registries,
-            resources=found.resources,
-        )
-    return rules_of(handler, digest_of((handler,)))
+        return RevisionHandler(name=profile, node_runtime=profile, profile=revised)
+    return RevisionHandler(
+        name=found.handler,
+        node_runtime=runtime,
+        oci_runtime=found.engine.oci_runtime,
+        profile=revised,
+        allowed_registries=found.images.allowed_registries,
+        resources=found.resources,
+    )
 
 
 def chosen_profile(declared: Declared, wanted: str, runtime: str) -> str:
