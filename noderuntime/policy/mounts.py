@@ -38,7 +38,7 @@ _PROPAGATIONS: Final = {
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 _SPECIAL: Final = re.compile(r"[ \t\n\\]")  # what the kernel writes as \NNN
 # Files that lxcfs lays over /proc; anything else there could fake what the OCI runtime writes to.
-_PROC_FILES: Final = frozenset(
+PROC_FILES: Final = frozenset(
     f"/proc/{name}"
     for name in [
         "cpuinfo",
@@ -51,9 +51,7 @@ _PROC_FILES: Final = frozenset(
         "uptime",
     ]
 )
-
-
-_DEVICES: Final = frozenset(("/dev", "/dev/pts"))
+OWN_FOLDERS: Final = frozenset(("/dev", "/dev/pts"))  # the runtime makes these itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ def require_own_dev(container: ContainerConfig) -> None:
 
 def may_cover(paths: Iterable[str]) -> frozenset[str]:
     """Return those of the paths that are files of /proc which a volume may cover."""
-    return _PROC_FILES.intersection(map(_clean, paths))
+    return PROC_FILES.intersection(map(_clean, paths))
 
 
 def need_the_table(container: ContainerConfig) -> bool:
@@ -213,7 +211,7 @@ def proc_is_not_covered(facts: ContainerFacts) -> Iterator[Denial]:
 
 
 def _covers_confinement(path: str) -> bool:
-    return path in _DEVICES or (is_below(path, "/proc") and path not in _PROC_FILES)
+    return path in OWN_FOLDERS or (is_below(path, "/proc") and path not in PROC_FILES)
 
 
 def recursive_readonly(facts: ContainerFacts) -> frozenset[str]:
