@@ -45,7 +45,8 @@ class AppArmor(ApiModel):
         default=None,
         pattern=r"^[^\s\"](.*[^\s\"])?$",
         max_length=253,
-        description="Name of a profile that whoever keeps the nodes loads there.",
+        description="Name of a profile that whoever keeps the nodes loads there. It holds as it is loaded, in "
+        "Audit and for the Pods of an exception too.",
         json_schema_extra=failure("A node where it is not loaded does not offer the handler."),
     )
     mode: Literal["RuntimeDefault", "Unconfined"] | None = Field(
