@@ -48,10 +48,22 @@ def read(files: Mapping[str, bytes]) -> Declared:
 
 def rules(declared: Declared, profile: str, runtime: str) -> HandlerRules:
     """Compile a profile as a node would serve it, through a NodeRuntime where one is named ("")."""
-    spec = inherit.resolve(profile, declared.profiles)
+    return compiled(profile, declared.profiles, runtime, declared.runtimes.get(runtime))
+
+
+def compiled(
+    profile: str,
+    profiles: Mapping[str, SecurityProfileSpec | None],
+    runtime: str,
+    found: NodeRuntimeSpec | None,
+) -> HandlerRules:
+    """Compile a profile for a NodeRuntime, None for none; ``profiles`` as in ``inherit.resolve``.
+
+    Raises ConfigError for what an operator would tell as Stalled.
+    """
+    spec = inherit.resolve(profile, profiles)
     inherit.check(profile, spec)
     revised = RevisionProfile(name=profile, spec=spec)
-    found = declared.runtimes.get(runtime)
     if found is None:
         handler = RevisionHandler(name=profile, node_runtime=profile, profile=revised)
     else:
