@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from noderuntime.cli import explain
 from tests.unit.cli.explain_kit import (
