@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from noderuntime.cli import explain
 from tests.unit.cli.explain_kit import (
@@ -224,6 +226,45 @@ def test_the_worst_of_several_pods_is_the_exit_code(
     code, said = run(capsys, tmp_path, f"{good}\n---\n{BREAKS_MUCH}\n---\n{good}")
     assert code == explain.REFUSED
     assert said.count("would run") == 2
+
+
+@pytest.mark.parametrize(
+    ("default", "sentence"),
+    [
+        (None, "NodeRuntime restricted has no default: without one it would run under no profile"),
+        ({}, "the default of NodeRuntime restricted governs it"),
+        ({"exemptNamespaces": ["default"]}, "its namespace default is exempt from the default of"),
+    ],
+)
+def test_a_pod_that_names_no_handler_is_told_whether_it_is_governed(
+    default: dict[str, Any] | None,
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    document = yaml.safe_load(Path(RUNTIME).read_text())
+    document["spec"]["default"] = default
+    other = {
+        **document,
+        "metadata": {"name": "other"},
+        "spec": {**document["spec"], "default": None},
+    }
+    other["spec"]["handler"] = "other"
+    pod = yaml.safe_load(a_pod(securityContext={"runAsUser": 1000}))
+    pod["spec"].pop("runtimeClassName", None)
+    file = tmp_path / "runtime.yaml"
+    file.write_text(yaml.safe_dump(document))
+    code, said = run(
+        capsys, tmp_path, yaml.safe_dump(pod), "--profile", PROFILE, "--node-runtime", str(file)
+    )
+    assert (code, sentence in said) == (0, True)
+    file.write_text(yaml.safe_dump_all([document, other]))
+    several = (yaml.safe_dump(pod), "--profile", PROFILE, "--node-runtime", str(file))
+    code, said = run(capsys, tmp_path, *several)
+    if default == {}:
+        assert sentence in said
+    else:
+        assert "0 of them with the Pod's runtimeClassName, none, nor one whose default" in said
 
 
 def test_what_no_profile_lets_run_says_so(

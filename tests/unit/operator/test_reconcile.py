@@ -8,7 +8,13 @@ import pytest
 from noderuntime_operator.reconcile.names import AGENT, FINALIZER
 from noderuntime_operator.reconcile.plan import Apply, Kind
 from noderuntime_operator.reconcile.steps import KEPT_REVISIONS
-from tests.fakes.operator_cluster import FakeCluster, cluster_with_nodes, condition, handlers_of
+from tests.fakes.operator_cluster import (
+    SETTINGS,
+    FakeCluster,
+    cluster_with_nodes,
+    condition,
+    handlers_of,
+)
 
 Json = dict[str, Any]
 
@@ -127,6 +133,62 @@ def test_the_younger_takes_over_when_the_older_goes(cluster: FakeCluster) -> Non
         ]
         == "younger"
     )
+
+
+# Pods that name no handler
+
+
+def default_of(cluster: FakeCluster, node: str) -> Json | None:
+    """Return the default of the revision that the node is to serve."""
+    name = cluster.of(Kind.STATE)[node]["spec"]["revision"]["name"]
+    found: Json | None = cluster.of(Kind.REVISION)[name]["data"].get("default")
+    return found
+
+
+def test_a_default_goes_to_the_nodes_with_our_own_namespace_exempt(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted", default={"exemptNamespaces": ["kube-system"]})
+    cluster.runtime("other", handler="other")
+    cluster.settle()
+    exempt = sorted(["kube-system", SETTINGS.namespace])
+    assert default_of(cluster, "n1") == {"handler": "restricted", "exemptNamespaces": exempt}
+    assert "governs Pods that name no handler" in condition(cluster, "restricted")["message"]
+    assert "governs" not in condition(cluster, "other")["message"]
+    cluster.edit(Kind.NODE_RUNTIME, "restricted", default=None)
+    cluster.settle()
+    assert default_of(cluster, "n1") is None
+
+
+def test_the_older_of_two_defaults_on_a_node_wins(cluster: FakeCluster) -> None:
+    cluster.runtime("older", nodeSelector={"matchLabels": {"pool": "web"}}, default={})
+    cluster.runtime("younger", handler="other", default={})
+    cluster.settle()
+    assert (default_of(cluster, "n1") or {})["handler"] == "restricted"
+    assert (default_of(cluster, "n2") or {})["handler"] == "other"
+    assert handlers_of(cluster, "n1") == {"restricted": "older", "other": "younger"}
+    stalled = condition(cluster, "younger", "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "DefaultConflict")
+    assert (
+        "Pods that name no handler are governed by the older NodeRuntime older on 1 node that "
+        "this one selects too: n1" in stalled["message"]
+    )
+    assert condition(cluster, "older")["status"] == "True"
+    cluster.delete(Kind.NODE_RUNTIME, "older")
+    cluster.settle()
+    assert (default_of(cluster, "n1") or {})["handler"] == "other"
+    assert condition(cluster, "younger")["status"] == "True"
+
+
+def test_a_default_is_kept_while_its_profile_cannot_be_had(cluster: FakeCluster) -> None:
+    cluster.runtime("restricted", default={"exemptNamespaces": ["a"]})
+    cluster.settle()
+    before = default_of(cluster, "n1")
+    assert before is not None
+    ref = {"name": "gone"}
+    cluster.edit(Kind.NODE_RUNTIME, "restricted", securityProfileRef=ref, default={})
+    cluster.runtime("other", handler="other")  # another revision is composed meanwhile
+    cluster.settle()
+    assert handlers_of(cluster, "n1") == {"restricted": "restricted", "other": "other"}
+    assert default_of(cluster, "n1") == before
 
 
 def test_two_with_one_handler_on_different_nodes_share_the_runtimeclass(
