@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from noderuntime.engine.store import COPY
 from tests.fuzz.profile import FACTOR
 from tests.fuzz.real_engine import FuzzedNode
 from tests.fuzz.test_cri_given_up import MOST_TURNS, OK, VERBS, Life
@@ -67,3 +68,34 @@ async def _ends_meanwhile(root: Path) -> None:
 def test_what_ended_while_there_was_no_runtime_is_known_before_it_answers() -> None:
     with tempfile.TemporaryDirectory(prefix="nr-fuzz-") as root:
         asyncio.run(_ends_meanwhile(Path(root)))
+
+
+async def _loses(root: Path, kind: str) -> None:
+    """Damage a record and its copy while there is no runtime."""
+    node = FuzzedNode(root)
+    await node.start()
+    try:
+        life = Life(node)
+        await life.up_to(VERBS[RUNS])
+        lost = life.sandbox if kind == "sandboxes" else life.container
+
+        def damage() -> None:
+            for file in (f"state/{kind}/{lost}.json", f"run/{kind}/{lost}/{COPY}"):
+                (root / file).write_text("{")
+
+        node.is_damaged = True
+        await node.restart(kill=True, meanwhile=damage)  # asserts that nothing of it is left
+        node.is_damaged = False
+        assert len(node.engine.sandboxes()) == (kind != "sandboxes")
+        assert node.engine.containers() == ()
+        assert "corrupted" in node.log.take()
+        for aside in root.glob("state/*/*.corrupt"):
+            aside.unlink()
+    finally:
+        await node.end()
+
+
+@pytest.mark.parametrize("kind", ["sandboxes", "containers"])
+def test_nothing_is_left_of_what_no_record_knows(kind: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="nr-fuzz-") as root:
+        asyncio.run(_loses(Path(root), kind))
