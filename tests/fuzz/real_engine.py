@@ -18,12 +18,14 @@ from urllib.parse import quote
 
 import grpc
 from grpc import aio
+from pydantic import TypeAdapter
 
 from noderuntime.cri.image_service import ImageService
 from noderuntime.cri.runtime_service import RuntimeService
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.cri.server import MAX_MESSAGE_BYTES, generic_handler
 from noderuntime.engine.disk import Disk
+from noderuntime.engine.journal import Intent
 from noderuntime.engine.state import ContainerState
 from noderuntime.host.ports import CgroupDriver
 from noderuntime.host.syscalls import host_error
@@ -33,17 +35,19 @@ from tests.fakes.world import World
 from tests.fuzz.messages import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from google.protobuf.message import Message
 
     from noderuntime.cri.streaming.tokens import Ticket
     from noderuntime.engine.engine import Engine
+    from noderuntime.engine.state import ContainerRecord, SandboxRecord
 
 MAX_TEXT = 2000
 MAX_HEADER = 6000  # of the text as it travels; gRPC cuts all headers together at 8 KiB
-ENOUGH_S = 20.0
+ENOUGH_S = 60.0
+SWEPT = "something without a record was removed"
 MISTAKES_OF_OURS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 
 
@@ -104,12 +108,17 @@ class Log(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self.bad: list[str] = []
+        self.swept: list[
+            str
+        ] = []  # what belonged to no record: of a recovery that forgot something
         self._format = JsonFormatter().format
 
     def emit(self, record: logging.LogRecord) -> None:
         line = self._format(record)
         if record.exc_info or record.levelno >= logging.ERROR or not line.isprintable():
             self.bad.append(line)
+        if record.getMessage() == SWEPT:
+            self.swept.append(line)
 
     def take(self) -> str:
         """Return what is bad so far, once."""
@@ -159,6 +168,7 @@ class FuzzedNode:
         self.world = new_world(root, MortalWorld)
         self.world.yields = True
         self.log = Log()
+        self.is_damaged = False  # by a test, which takes records away
         self._ids = 0
         self._dead: list[tuple[Process, asyncio.Task[None]]] = []
         self._patches = (
@@ -183,11 +193,29 @@ class FuzzedNode:
         await self._boot()
         self.empty = self.census()
 
-    async def _boot(self) -> None:
+    async def _boot(self, dies_in: int = -1) -> None:
+        """Start on what is there; one that is killed in its recovery is followed by another one."""
+        begun = self._intents()
         self.process = Process()
+        self.process.dies_in = dies_in
         _process.set(self.process)
         self.engine: Engine = new_engine(self.world, faults=self._fault)
-        await self.engine.recover()
+        recovering = asyncio.Task(self.engine.recover())
+        died = asyncio.Task(self.process.died.wait())
+        await asyncio.wait({recovering, died}, return_when="FIRST_COMPLETED")
+        died.cancel()
+        if not self.process.is_alive:
+            self._dead.append((self.process, recovering))
+            await self._boot()
+            self._check_settled(begun)
+            return
+        recovering.result()
+        self.process.dies_in = -1
+        self._check_settled(begun)  # before the watchers look: the socket would answer now
+        self._serve()
+        await asyncio.sleep(0)
+
+    def _serve(self) -> None:
         runtime = RuntimeService(self.engine, Urls(), CgroupDriver.SYSTEMD)
         services: dict[str, RuntimeService | ImageService] = {
             "RuntimeService": runtime,
@@ -198,14 +226,47 @@ class FuzzedNode:
             for name, service in services.items()
         ]
         self._running = asyncio.Task(self.engine.run())
-        await asyncio.sleep(0)
+
+    def _intents(self) -> list[Intent]:
+        """Return the verbs that are on disk as begun."""
+        files = sorted(self.root.glob("state/intents/*.json"))
+        return [TypeAdapter(Intent).validate_json(file.read_bytes()) for file in files]
+
+    def _check_settled(self, begun: list[Intent]) -> None:
+        """Assert that a recovery has ended all that was begun, and that records tell the truth."""
+        under_way = {word for key in self.engine._node.jobs._running for word in key}
+        left = {intent.id for intent in self._intents()}
+        assert left <= under_way, "an intent is neither settled nor under way"
+        sandboxes: dict[str, SandboxRecord] = {each.id: each for each in self.engine.sandboxes()}
+        containers: dict[str, ContainerRecord] = {
+            each.id: each for each in self.engine.containers()
+        }
+        for intent in begun:
+            there = intent.id in sandboxes or intent.id in containers
+            assert not (there and intent.verb.startswith("remove_")), intent
+            if intent.verb == "stop_sandbox" and there:
+                assert sandboxes[intent.id].released, intent
+                inside = [c for c in containers.values() if c.sandbox_id == intent.id]
+                assert all(c.state is not ContainerState.RUNNING for c in inside), intent
+            if intent.verb == "stop_container" and there and intent.id not in under_way:
+                assert containers[intent.id].state is not ContainerState.RUNNING, intent
+        # Where no record is lost, the intents alone bring all of it in order.
+        assert self.is_damaged or not self.log.swept, self.log.swept
+        self.log.swept.clear()
+        self._check_world(under_way)
 
     async def _fault(self, verb: str, step: str) -> None:
         del verb, step
         await _process.get().passes()
 
-    async def restart(self, *, kill: bool) -> None:
-        """Kill the runtime, or end it as a signal does; then start it again."""
+    async def restart(
+        self, *, kill: bool, dies_in: int = -1, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
+        """Kill the runtime, or end it as a signal does; then start it again.
+
+        ``dies_in``: the new one is killed so many steps, calls and writes into its recovery.
+        ``meanwhile``: what happens on the node while there is none.
+        """
         if kill:
             self.process.kill()
             self.world.ended.clear()
@@ -214,7 +275,8 @@ class FuzzedNode:
         else:
             self._running.cancel()
             await asyncio.wait([self._running])
-        await self._boot()
+        meanwhile()
+        await self._boot(dies_in)
 
     async def call(
         self, name: str, message: Message | bytes, *, gives_up_after: int = -1
@@ -279,7 +341,11 @@ class FuzzedNode:
                 assert adapter.validate_json(files[record.id]) == record
             assert set(table._names.values()) == files.keys()
 
-    def _check_world(self) -> None:
+    def _check_world(self, under_way: Collection[str] = ()) -> None:
+        """Assert that what is there belongs to a record, and runs if that says so.
+
+        Of a container in ``under_way`` the record may be behind.
+        """
         sandboxes = {record.id for record in self.engine.sandboxes()}
         containers = {record.id: record for record in self.engine.containers()}
         world, run = self.world, self.root / "run"
@@ -293,7 +359,11 @@ class FuzzedNode:
         assert {name.partition("-")[0] for name in world.snapshots} == containers.keys()
         assert {cgroup.rpartition("/")[2] for cgroup in world.cgroups} <= {*live, *containers}
         assert world.processes.keys() <= {*live, *containers}
+        assert world.monitors <= containers.keys()
+        assert world.exits.keys() <= containers.keys()
         for record in containers.values():
+            if record.id in under_way:
+                continue
             state = world.processes.get(record.id)
             assert (state == "running") == (record.state is ContainerState.RUNNING), record
             assert state != "created", record

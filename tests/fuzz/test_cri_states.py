@@ -32,6 +32,7 @@ AIMS = st.tuples(st.integers(0, 8), st.integers(0, 7), TEXTS)
 GIVES_UP = st.one_of(st.just(-1), st.just(-1), st.integers(0, 60))
 HOSTILITY = st.sampled_from((0, 0, 1, 2))
 DATA = st.data()
+ENDING = ("StopContainer", "RemoveContainer", "StopPodSandbox", "RemovePodSandbox")
 READING = sorted(name for name in METHODS if name.startswith(("List", "Stream", "Get", "Image")))
 OF_A_CONTAINER = sorted(
     name
@@ -185,9 +186,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 7), code=st.integers(0, 255), oom=st.booleans())
     def a_process_ends(self, which: int, code: int, oom: bool) -> None:
-        running = sorted(
-            name for name, state in self.node.world.processes.items() if state == "running"
-        )
+        running = self._running()
         if running:
             self.runner.run(self._end(running[which % len(running)], code, oom=oom))
 
@@ -200,9 +199,32 @@ class Machine(RuleBasedStateMachine):
         """In one of the next verbs, at a step, a write or a call of what is below."""
         self.node.process.dies_in = moments
 
-    @rule(kill=st.booleans())
-    def restart(self, kill: bool) -> None:
-        self.runner.run(self.node.restart(kill=kill))
+    @rule(kill=st.booleans(), dies_in=GIVES_UP, ends=st.integers(-4, 3))
+    def restart(self, kill: bool, dies_in: int, ends: int) -> None:
+        """A process may end while there is no runtime."""
+
+        def meanwhile() -> None:
+            running = self._running()
+            if ends >= 0 and running:
+                self.node.world.end(running[ends % len(running)], 7)
+
+        self.runner.run(self.node.restart(kill=kill, dies_in=dies_in, meanwhile=meanwhile))
+
+    def _running(self) -> list[str]:
+        states = self.node.world.processes.items()
+        return sorted(name for name, state in states if state == "running")
+
+    @rule(which=st.integers(0, 7), moments=st.integers(0, 40), verb=st.sampled_from(ENDING))
+    def is_killed_while_it_takes_something_away(self, which: int, moments: int, verb: str) -> None:
+        """What was begun to be taken away is away after the next start; see ``_check_settled``."""
+        of_a_pod = verb.endswith("PodSandbox")
+        records = self.node.engine.sandboxes() if of_a_pod else self.node.engine.containers()
+        if records:
+            known = sorted(record.id for record in records)[which % len(records)]
+            field = "pod_sandbox_id" if of_a_pod else "container_id"
+            self.node.process.dies_in = moments
+            self.call(verb, getattr(pb, f"{verb}Request")(**{field: known}))
+            self.node.process.dies_in = -1
 
     @invariant()
     def nothing_is_half_done(self) -> None:

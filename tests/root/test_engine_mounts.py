@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from noderuntime.engine.engine import Engine
-from noderuntime.errors import FailedPreconditionError
+from noderuntime.errors import FailedPreconditionError, HostError
 from noderuntime.policy.model import Mount, Propagation
-from tests.root.engine_kit import RealNode
-from tests.root.engine_scene import Scene, engine_on, made_node
+from tests.root.engine_kit import OWN_USERS, RealNode
+from tests.root.engine_scene import Scene, engine_on, searchable_node
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
-    with made_node(tmp_path_factory.mktemp("nr-engine-mounts")) as real:
+def node() -> Iterator[RealNode]:
+    with searchable_node("mounts") as real:
         yield real
 
 
@@ -101,6 +101,63 @@ async def test_a_container_that_binds_everything_keeps_nothing_of_another_one(
     assert not (node.root / "state" / "snapshots" / other).exists()
     result = await engine.exec_sync(binder, ("/bin/busybox", "true"), 10.0)
     assert result.exit_code == 0
+
+
+@pytest.fixture
+def service() -> Iterator[Callable[[], int]]:
+    """Start what systemd starts for most services: a copy of the node's mounts, as slaves."""
+    argv = ("unshare", "--mount", "--propagation=slave", "sh", "-c", "echo up; exec sleep 600")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> int:
+        started.append(subprocess.Popen(argv, stdout=subprocess.PIPE))
+        assert started[-1].stdout is not None
+        started[-1].stdout.readline()
+        return started[-1].pid
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("users", [False, True], ids=["node's users", "own users"])
+@pytest.mark.parametrize("handler", ["", "runc"])
+async def test_who_copies_the_nodes_mounts_keeps_nothing_of_a_pod_that_is_removed(
+    node: RealNode, engine: Engine, service: Callable[[], int], handler: str, users: bool
+) -> None:
+    """Else its memory, its files and its network namespace would stay as long as the copy does.
+
+    run_dir is private, so no unmount reaches a copy. But its folders go, and with a folder the kernel
+    takes off what is mounted on it, in whatever namespace.
+    """
+    node = replace(node, namespaces=OWN_USERS) if users else node
+    container = await pod(node, engine, handler, 0)
+    sandbox = engine.container(container).sandbox_id
+    pid = service()
+    for mount in ("ns/net", "shm"):
+        assert f"{node.config.run_dir}/sandboxes/{sandbox}/{mount} " in mounts_of(pid)
+    assert f"containers/{container}/rootfs " in mounts_of(pid)
+    await engine.remove_sandbox(sandbox)
+    for where in (os.getpid(), pid):
+        assert sandbox not in mounts_of(where)
+        assert container not in mounts_of(where)
+
+
+async def test_a_bind_of_run_dir_on_the_node_holds_a_removal_up_which_says_so_and_is_retried(
+    node: RealNode, engine: Engine, tmp_path: Path
+) -> None:
+    """The kernel removes no folder on which something is mounted in the remover's own namespace."""
+    container = await pod(node, engine, "", 0)
+    sandbox = engine.container(container).sandbox_id
+    subprocess.run(("mount", "--rbind", node.config.run_dir, tmp_path), check=True)
+    try:
+        with pytest.raises(HostError, match=f"cannot remove .*{sandbox}: .*busy"):
+            await engine.remove_sandbox(sandbox)
+    finally:
+        subprocess.run(("umount", "--recursive", tmp_path), check=True)
+    await engine.remove_sandbox(sandbox)
+    assert engine.sandboxes() == ()
 
 
 @pytest.mark.parametrize("propagation", [Propagation.BIDIRECTIONAL, Propagation.HOST_TO_CONTAINER])
