@@ -9,7 +9,7 @@ from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy.denial import Denial
 from noderuntime.policy.facts import ContainerFacts
 from noderuntime.policy.model import ContainerConfig, ResolvedUser, UserNamespace
-from noderuntime.policy.rules import Ranges
+from noderuntime.policy.rules import HandlerRules, Ranges
 
 HIGHEST_ID: Final = 2**32 - 2  # 2^32-1 means 'leave unchanged' to setresuid(2)
 
@@ -48,6 +48,12 @@ def require_mapped(container: str, user: ResolvedUser, namespace: UserNamespace 
 
 def is_allowed(facts: ContainerFacts) -> Iterator[Denial]:
     """Refuse user 0 where the profile says nonRoot, and users and groups outside of its ranges."""
+    yield from user_and_group_are_allowed(facts)
+    yield from _supplementary(facts)
+
+
+def user_and_group_are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
+    """Refuse what a process cannot be without; supplementary groups can be taken from it."""
     rules, uid = facts.rules, facts.image.user.uid
     if rules.non_root and uid == 0:
         yield facts.deny(
@@ -63,23 +69,21 @@ def is_allowed(facts: ContainerFacts) -> Iterator[Denial]:
             f"runAs.users has {shown(rules.users)}",
             "set runAsUser to one of these",
         )
-    yield from _groups(facts)
-
-
-def _groups(facts: ContainerFacts) -> Iterator[Denial]:
-    """Refuse groups outside of the ranges; the image's own count like those of the Pod."""
-    rules, user, security = facts.rules, facts.image.user, facts.container.security
-    if not _within(user.gid, rules.groups):
-        origin = "" if security.run_as_group is not None else " (the image's group)"
+    gid = facts.image.user.gid
+    if not _within(gid, rules.groups):
+        asked = facts.container.security.run_as_group is not None
         yield facts.deny(
             "securityContext.runAsGroup",
-            f"{user.gid}{origin}",
+            str(gid) if asked else f"{gid} (the image's group)",
             f"runAs.groups has {shown(rules.groups)}",
             "set runAsGroup to one of these",
         )
-    for gid in user.additional_gids:
-        if gid == user.gid or _within(gid, rules.supplemental_groups):
-            continue
+
+
+def _supplementary(facts: ContainerFacts) -> Iterator[Denial]:
+    """Refuse groups outside of the ranges; the image's own count like those of the Pod."""
+    rules, user, security = facts.rules, facts.image.user, facts.container.security
+    for gid in outside(rules, user):
         asked = gid in security.supplemental_groups
         yield facts.deny(
             "securityContext.supplementalGroups",
@@ -87,6 +91,12 @@ def _groups(facts: ContainerFacts) -> Iterator[Denial]:
             f"runAs.supplementalGroups has {shown(rules.supplemental_groups)}",
             "use groups of these" if asked else "set supplementalGroupsPolicy: Strict",
         )
+
+
+def outside(rules: HandlerRules, user: ResolvedUser) -> tuple[int, ...]:
+    """Return the supplementary groups that the profile does not allow."""
+    kept = rules.supplemental_groups
+    return tuple(g for g in user.additional_gids if g != user.gid and not _within(g, kept))
 
 
 def _within(number: int, ranges: Ranges) -> bool:
