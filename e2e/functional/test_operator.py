@@ -273,6 +273,35 @@ def test_admission_refuses_what_the_profile_does_and_follows_it(
     wait_for("the binding is made again", lambda: server.get(name).status == 200)
 
 
+def test_an_operator_that_may_not_write_admission_policies_goes_on_and_says_so(
+    server: ApiServer, operator: OperatorProcess
+) -> None:
+    profile(server)
+    runtime(server)
+    wait_condition(server, "Ready", "Served")
+    role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/noderuntime-operator"
+    rules = server.get(role).body["rules"]
+    fewer = [each for each in rules if each["apiGroups"] != ["admissionregistration.k8s.io"]]
+    number = 0
+
+    def told(part: str) -> bool:
+        nonlocal number
+        number += 1  # each is a pass
+        labels = {"metadata": {"labels": {"touched": f"again-{number}"}}}
+        server.call("PATCH", "/api/v1/nodes/n3", labels, content_type=MERGE)
+        time.sleep(0.3)
+        found = condition(server, "Ready")
+        message = str(found["message"])
+        return found["status"] == "True" and message.endswith(part)
+
+    try:
+        server.call("PATCH", role, {"rules": fewer}, content_type=MERGE)
+        wait_for("it says so", lambda: told("upgrade the chart, whose role says so"))
+    finally:
+        server.call("PATCH", role, {"rules": rules}, content_type=MERGE)
+    wait_for("it may again", lambda: told("served by 2 nodes"))
+
+
 def test_a_changed_profile_is_a_new_revision_and_the_old_one_stays(
     server: ApiServer, operator: OperatorProcess
 ) -> None:

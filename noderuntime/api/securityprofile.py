@@ -55,7 +55,8 @@ class ProfileException(ApiModel):
         min_length=1,
         max_length=253,
         description="Only Pods of this service account. CRI does not tell it to the node, so the Pod shows "
-        f"it in the annotation `{SERVICE_ACCOUNT}`, without which the exception does not hold. Who "
+        f"it in the annotation `{SERVICE_ACCOUNT}`, without which the exception does not hold; admission "
+        "refuses a Pod whose annotation names another account than its own. Who "
         "may create Pods in the namespace may choose the account as well as the annotation: against them "
         "the exception is as wide as its namespace.",
     )

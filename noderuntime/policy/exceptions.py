@@ -3,6 +3,7 @@
 An exception makes sections of the profile audited for the Pods of a namespace until a day. The
 kubelet tells the namespace, so it is a bound. CRI does not tell the service account: where an
 exception names one, the Pod must show it in an annotation; without it the exception does not hold.
+Admission, where it is there, refuses an annotation that names another account than the Pod's own.
 Who may create Pods in a namespace may name any service account of it, so the annotation is worth as
 much as the name itself (kubernetes.io "RBAC Good Practices", "Workload creation").
 """
