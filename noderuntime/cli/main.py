@@ -1,7 +1,7 @@
 """The command ``noderuntime``. Each subcommand is a file; it is imported when it is the one that runs.
 
-Exit codes: 0, 1 for an error of ours (told in one sentence on stderr), 2 for wrong usage; ``explain``
-and ``plan`` have their own.
+Exit codes: 0, 1 for an error of ours (told in one sentence on stderr), 2 for wrong usage; ``explain``,
+``plan`` and ``run`` have their own.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,8 @@ SOCKET: Final = Path("/run/noderuntime/noderuntime.sock")
 SOCKET_OF_THE_AGENT: Final = Path("/run/noderuntime") / AGENT_SOCKET
 REVISION: Final = Path("/etc/noderuntime/current")
 NAMESPACE: Final = "noderuntime-system"
+HOSTS_DIR: Final = Path("/etc/noderuntime/certs.d")
+RUN_STATE: Final = Path("/var/cache/noderuntime/run")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     _add_status(commands)
     _add_explain(commands)
     _add_plan(commands)
+    _add_run(commands)
     return top
 
 
@@ -98,24 +102,7 @@ def _add_explain(commands: Commands) -> None:
     explain.add_argument(
         "pod", metavar="POD.yaml", help="Pods, or what has a Pod's template; - is standard input"
     )
-    for name, required, what in (
-        ("--profile", True, "SecurityProfiles, with those that they inherit from"),
-        ("--node-runtime", False, "the NodeRuntime that the Pods run through"),
-    ):
-        explain.add_argument(
-            name,
-            action="append",
-            default=[],
-            required=required,
-            metavar="FILE",
-            help=f"{what}; may be repeated",
-        )
-    explain.add_argument(
-        "--profile-name", default="", metavar="NAME", help="which profile, of several"
-    )
-    explain.add_argument(
-        "--namespace", default="default", metavar="NAME", help="of Pods that name none"
-    )
+    _add_profiles(explain)
     explain.add_argument(
         "--user", default="", metavar="UID[:GID]", help="the image's user, as its passwd has it"
     )
@@ -123,6 +110,66 @@ def _add_explain(commands: Commands) -> None:
         "--image-config", default="", metavar="FILE", help="the image's config (JSON)"
     )
     _add_output(explain)
+
+
+def _add_run(commands: Commands) -> None:
+    run = commands.add_parser(
+        "run",
+        help="run a Pod on this machine under a profile; needs no cluster",
+        description="Runs a Pod once under a SecurityProfile, by a runtime that is started for it, shows "
+        "what its containers write, and takes all of it away again but for the images. Ctrl-C stops the "
+        "Pod with its grace period, a second one kills it. Exit codes: the first of a container's that "
+        "is not 0, else 0; 3 the profile refuses the Pod, 2 the files or the command line are wrong, 1 "
+        "something else is, 124 the time is up, 130 and 143 it was interrupted.",
+    )
+    run.add_argument(
+        "pod",
+        metavar="POD.yaml",
+        help="a Pod, or what has a Pod's template, with the ConfigMaps and Secrets that it uses; - is "
+        "standard input",
+    )
+    _add_profiles(run)
+    run.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="stop the Pod after so long (default: never)",
+    )
+    run.add_argument(
+        "--hosts-dir",
+        type=Path,
+        default=HOSTS_DIR,
+        metavar="DIR",
+        help=f"registry hosts, a certs.d (default {HOSTS_DIR})",
+    )
+    run.add_argument(
+        "--state-dir",
+        type=Path,
+        default=RUN_STATE,
+        metavar="DIR",
+        help=f"where images are kept for the next run (default {RUN_STATE})",
+    )
+
+
+def _add_profiles(command: argparse.ArgumentParser) -> None:
+    for name, required, what in (
+        ("--profile", True, "SecurityProfiles, with those that they inherit from"),
+        ("--node-runtime", False, "the NodeRuntime that the Pods run through"),
+    ):
+        command.add_argument(
+            name,
+            action="append",
+            default=[],
+            required=required,
+            metavar="FILE",
+            help=f"{what}; may be repeated",
+        )
+    command.add_argument(
+        "--profile-name", default="", metavar="NAME", help="which profile, of several"
+    )
+    command.add_argument(
+        "--namespace", default="default", metavar="NAME", help="of Pods that name none"
+    )
 
 
 def _add_plan(commands: Commands) -> None:
@@ -187,29 +234,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # gRPC's own lines are not JSON, and tell of every client that goes away.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        match options.command:
-            case "serve":
-                from noderuntime.cli import serve
-
-                return serve.main(options)
-            case "agent":
-                from noderuntime.cli import agent
-
-                return agent.main(options)
-            case "explain":
-                from noderuntime.cli import explain
-
-                return explain.main(options)
-            case "plan":
-                from noderuntime.cli import plan
-
-                return plan.main(options)
-            case _:
-                from noderuntime.cli import status
-
-                return status.main(options)
+        code: int = import_module(f"noderuntime.cli.{options.command}").main(options)
     except NodeRuntimeError as error:
         sys.stderr.write(f"noderuntime: {error}\n")
         for note in getattr(error, "__notes__", ()):
             sys.stderr.write(f"  {note}\n")
         return 1
+    return code

@@ -29,6 +29,7 @@ from noderuntime.policy.seccomp import IN_LIBSECCOMP
 
 if TYPE_CHECKING:
     from noderuntime.api.config import Config
+    from noderuntime.network.bridge import BridgeNetwork
 
 
 def parts_of(config: Config) -> Parts:
@@ -66,11 +67,20 @@ def parts_of(config: Config) -> Parts:
 
 def _network_of(config: Config) -> PodNetwork:
     # CNI attachments outlive a reboot, as the addresses that plugins hand out do.
-    state_dir = config.state_dir / "network"
+    state_dir = _network_state(config)
     return PodNetwork(
-        CniNetwork(config.cni.conf_dir, config.cni.bin_dirs, state_dir),
-        bridge_network(config.cni.bridge, config.cni.bridge_subnets, owner=str(state_dir)),
+        CniNetwork(config.cni.conf_dir, config.cni.bin_dirs, state_dir), bridge_of(config)
     )
+
+
+def bridge_of(config: Config) -> BridgeNetwork | None:
+    """Return the built-in bridge, None where it is off. Raises ConfigError."""
+    owner = str(_network_state(config))
+    return bridge_network(config.cni.bridge, config.cni.bridge_subnets, owner=owner)
+
+
+def _network_state(config: Config) -> Path:
+    return config.state_dir / "network"
 
 
 def monitor_program() -> Path:

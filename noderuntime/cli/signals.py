@@ -56,13 +56,14 @@ async def until_signal(service: Coroutine[object, object, None]) -> None:
                 task.cancel()
             waiter.cancel()
     except BaseExceptionGroup as group_of_errors:
-        raise _first(group_of_errors) from group_of_errors
+        raise first_of(group_of_errors) from group_of_errors
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of ours, else the first; the others are its notes."""
     leaves = _leaves(group)
     chosen = next((error for error in leaves if isinstance(error, NodeRuntimeError)), leaves[0])
     for other in leaves:

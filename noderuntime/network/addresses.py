@@ -7,11 +7,11 @@ neighbour that remembers an address that was handed out again is still right. Pu
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Final
 
 from noderuntime.errors import ConfigError, NetworkError
-from noderuntime.network.rtnetlink import Address, Interface, Net
+from noderuntime.network.rtnetlink import Address, Interface, Link, Net, Route
 
 GATEWAY: Final = 1  # the bridge's own number
 _MOST: Final = 1 << 20  # numbers of a subnet that are used at most: a /64 has more than enough
@@ -95,3 +95,27 @@ class Pool:
 def mac_of(subnets: Sequence[Net], number: int) -> bytes:
     """Return the hardware address of a number: six bytes."""
     return _MAC_PREFIX + (int(subnets[0][number]) & 0xFFFFFFFF).to_bytes(4, "big")
+
+
+def require_free(
+    subnets: Sequence[Net], routes: Iterable[Route], links: Sequence[Link], own: int
+) -> None:
+    """Refuse subnets that the node reaches by another link than ``own``. Raises NetworkError."""
+    names = {link.index: link.name for link in links}
+    for route in routes:
+        for subnet in subnets:
+            if (
+                route.oif != own
+                and route.destination.prefixlen
+                and route.destination.version == subnet.version
+                and _overlap(route.destination, subnet)
+            ):
+                raise NetworkError(
+                    f"the pods' subnet {subnet} overlaps with {route.destination}, which this node "
+                    f"reaches through {names.get(route.oif, 'another link')}: choose another one in "
+                    "cni.bridge_subnets"
+                )
+
+
+def _overlap(one: Net, other: Net) -> bool:
+    return one[0] in other or other[0] in one

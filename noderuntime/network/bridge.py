@@ -168,6 +168,11 @@ class BridgeNetwork:
             await self._let_go(sandbox_id)
         await self._sweep()
 
+    async def remove(self) -> None:
+        """Take the bridge itself away, when the runtime is to leave nothing. Raises NetworkError."""
+        await in_own_thread(self._kernel.remove)
+        self._is_prepared = False
+
     async def _join(self, joint: Joint) -> None:
         for is_last in (False, True):
             await self._prepare()

@@ -18,10 +18,11 @@ from typing import Final, Protocol
 from noderuntime.errors import HostError, NetworkError
 from noderuntime.host import syscalls
 from noderuntime.network import netlink, nftables, rtnetlink
+from noderuntime.network.addresses import require_free
 from noderuntime.network.conntrack import forget_udp
 from noderuntime.network.netlink import Channel, RefusedError
 from noderuntime.network.nftables import HostPort
-from noderuntime.network.rtnetlink import Interface, Link, Net, Route
+from noderuntime.network.rtnetlink import Interface, Link, Net
 
 INTERFACE: Final = "eth0"
 _USUAL_MTU: Final = 1500
@@ -97,6 +98,10 @@ class BridgeKernel(Protocol):
 
     def unmap(self, ports: Sequence[HostPort]) -> None:
         """Remove host ports, those that are still there."""
+        ...
+
+    def remove(self) -> None:
+        """Remove the bridge and the table, where they are there and ours."""
         ...
 
 
@@ -203,6 +208,22 @@ class LinuxBridge:
             _remove_ports(filters, self._bridge.name, ports)
             forget_udp(filters, ports)
 
+    def remove(self) -> None:
+        """Remove the bridge and the table; one that has another owner stays as it is."""
+        self._enter()
+        with (
+            _failing(f"removing the bridge {self._bridge.name}"),
+            Channel(netlink.ROUTE) as channel,
+        ):
+            links = [rtnetlink.link_of(body) for body in channel.dump(rtnetlink.get_links())]
+            mine = self._find(links)
+            if mine is None or mine.alias != self._bridge.owner:
+                return
+            _delete_table(
+                mine.name
+            )  # first: while the bridge is there, its table is known for ours
+            _delete(channel, mine.name)
+
     def _enter(self) -> None:
         if self._netns is not None:
             syscalls.setns(self._netns, syscalls.CLONE_NEWNET)
@@ -235,7 +256,7 @@ class LinuxBridge:
             )
         bodies = channel.dump(rtnetlink.get_routes())
         routes = [route for route in map(rtnetlink.route_of, bodies) if route is not None]
-        _require_free(self._bridge.subnets, routes, links, 0 if mine is None else mine.index)
+        require_free(self._bridge.subnets, routes, links, 0 if mine is None else mine.index)
         outward = {route.oif for route in routes if route.destination.prefixlen == 0}
         self._mtu = min((link.mtu for link in links if link.index in outward), default=_USUAL_MTU)
         return mine
@@ -298,6 +319,15 @@ def _delete(channel: Channel, name: str) -> None:
             raise
 
 
+def _delete_table(name: str) -> None:
+    try:
+        with Channel(netlink.NETFILTER) as filters:
+            filters.send(nftables.delete_table(name))
+    except RefusedError as error:
+        if error.errno not in _GONE:
+            raise
+
+
 def _remove_ports(filters: Channel, table: str, ports: Sequence[HostPort]) -> None:
     """Remove elements, in one transaction, which waits for the packets under way: some 10 ms.
 
@@ -320,29 +350,6 @@ def _trust_addresses(link: str) -> None:
     """
     with suppress(FileNotFoundError):  # no IPv6
         _write(Path("/proc/sys/net/ipv6/conf") / link / "accept_dad", "0")
-
-
-def _require_free(
-    subnets: Sequence[Net], routes: Iterable[Route], links: Sequence[Link], own: int
-) -> None:
-    names = {link.index: link.name for link in links}
-    for route in routes:
-        for subnet in subnets:
-            if (
-                route.oif != own
-                and route.destination.prefixlen
-                and route.destination.version == subnet.version
-                and _overlap(route.destination, subnet)
-            ):
-                raise NetworkError(
-                    f"the pods' subnet {subnet} overlaps with {route.destination}, which this node "
-                    f"reaches through {names.get(route.oif, 'another link')}: choose another one in "
-                    "cni.bridge_subnets"
-                )
-
-
-def _overlap(one: Net, other: Net) -> bool:
-    return one[0] in other or other[0] in one
 
 
 def _forward(bridge: Bridge) -> None:

@@ -69,5 +69,11 @@ class FakeBridge:
         self._at("unmap")
         self.ports -= set(ports)
 
+    def remove(self) -> None:
+        self._at("remove")
+        self.is_made = False
+        self.aliases.clear()
+        self.ports.clear()
+
     def namespace_goes(self, name: str) -> None:
         self.aliases.pop(name, None)

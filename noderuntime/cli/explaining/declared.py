@@ -48,16 +48,22 @@ def read(files: Mapping[str, bytes]) -> Declared:
 
 def rules(declared: Declared, profile: str, runtime: str) -> HandlerRules:
     """Compile a profile as a node would serve it, through a NodeRuntime where one is named ("")."""
-    return compiled(profile, declared.profiles, runtime, declared.runtimes.get(runtime))
+    found = handler(declared, profile, runtime)
+    return rules_of(found, digest_of((found,)))
 
 
-def compiled(
+def handler(declared: Declared, profile: str, runtime: str) -> RevisionHandler:
+    """Return the handler of a revision that the operator would make of them."""
+    return handler_of(profile, declared.profiles, runtime, declared.runtimes.get(runtime))
+
+
+def handler_of(
     profile: str,
     profiles: Mapping[str, SecurityProfileSpec | None],
     runtime: str,
     found: NodeRuntimeSpec | None,
-) -> HandlerRules:
-    """Compile a profile for a NodeRuntime, None for none; ``profiles`` as in ``inherit.resolve``.
+) -> RevisionHandler:
+    """Return that of a NodeRuntime, None for none; ``profiles`` as in ``inherit.resolve``.
 
     Raises ConfigError for what an operator would tell as Stalled.
     """
@@ -65,17 +71,15 @@ def compiled(
     inherit.check(profile, spec)
     revised = RevisionProfile(name=profile, spec=spec)
     if found is None:
-        handler = RevisionHandler(name=profile, node_runtime=profile, profile=revised)
-    else:
-        handler = RevisionHandler(
-            name=found.handler,
-            node_runtime=runtime,
-            oci_runtime=found.engine.oci_runtime,
-            profile=revised,
-            allowed_registries=found.images.allowed_registries,
-            resources=found.resources,
-        )
-    return rules_of(handler, digest_of((handler,)))
+        return RevisionHandler(name=profile, node_runtime=profile, profile=revised)
+    return RevisionHandler(
+        name=found.handler,
+        node_runtime=runtime,
+        oci_runtime=found.engine.oci_runtime,
+        profile=revised,
+        allowed_registries=found.images.allowed_registries,
+        resources=found.resources,
+    )
 
 
 def chosen_profile(declared: Declared, wanted: str, runtime: str) -> str:

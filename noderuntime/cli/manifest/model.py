@@ -1,4 +1,4 @@
-"""A Pod as its manifest has it: the fields that reach the runtime, strictly.
+"""A Pod as its manifest has it: the fields that reach the runtime or the kubelet's work, strictly.
 
 What confines a Pod knows no other field than Kubernetes', so that a misspelled one is an error and
 not ignored; of the rest (probes, affinity, ...) nothing is read.
@@ -155,6 +155,15 @@ class Resources(Part):
     claims: Annotated[list[dict[str, Any]], Field(max_length=_MOST)] = []
 
 
+class Port(Open):
+    """ContainerPort; without ``host_port`` it only tells."""
+
+    container_port: Annotated[int, Field(ge=1, le=65535)]
+    host_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    host_ip: Text = Field(default="", alias="hostIP")
+    protocol: Literal["TCP", "UDP", "SCTP"] = "TCP"
+
+
 class Container(Open):
     """Container and EphemeralContainer."""
 
@@ -169,11 +178,21 @@ class Container(Open):
     volume_devices: Annotated[list[VolumeDevice], Field(max_length=_MOST)] = []
     resources: Resources = Resources()
     security_context: ContainerSecurity = ContainerSecurity()
+    ports: Annotated[list[Port], Field(max_length=_MOST)] = []
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     restart_policy: str = ""
     target_container_name: Name | None = None
     stdin: bool = False
     stdin_once: bool = False
     tty: bool = False
+    liveness_probe: dict[str, Any] | None = None
+    readiness_probe: dict[str, Any] | None = None
+    startup_probe: dict[str, Any] | None = None
+
+    @property
+    def has_probes(self) -> bool:
+        """Whether the kubelet would ask it how it is."""
+        return bool(self.liveness_probe or self.readiness_probe or self.startup_probe)
 
 
 class HostPath(Open):
@@ -212,6 +231,28 @@ class Volume(Part):
         return next(iter([*own, *(self.model_extra or {})]), "emptyDir")
 
 
+class DnsOption(Open):
+    """PodDNSConfigOption."""
+
+    name: Word
+    value: Text = ""
+
+
+class DnsConfig(Open):
+    """PodDNSConfig."""
+
+    nameservers: Annotated[list[Word], Field(max_length=_MOST)] = []
+    searches: Annotated[list[Word], Field(max_length=_MOST)] = []
+    options: Annotated[list[DnsOption], Field(max_length=_MOST)] = []
+
+
+class HostAlias(Open):
+    """HostAlias: a line of /etc/hosts."""
+
+    ip: Word
+    hostnames: Annotated[list[Word], Field(max_length=_MOST)] = []
+
+
 class PodSpec(Open):
     """PodSpec."""
 
@@ -228,6 +269,10 @@ class PodSpec(Open):
     share_process_namespace: bool = False
     hostname: Name | None = None
     runtime_class_name: Name | None = None
+    termination_grace_period_seconds: Annotated[int, Field(ge=0, le=2**31 - 1)] = 30
+    dns_config: DnsConfig = DnsConfig()
+    host_aliases: Annotated[list[HostAlias], Field(max_length=_MOST)] = []
+    service_account_name: Text = ""
 
 
 class Metadata(Open):
@@ -237,6 +282,7 @@ class Metadata(Open):
     generate_name: Name | None = None
     namespace: Name | None = None
     annotations: dict[Word, Text] = {}
+    labels: dict[Word, Text] = {}
 
 
 class Pod(Open):

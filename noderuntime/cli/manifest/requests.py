@@ -56,7 +56,7 @@ def sandbox(workload: Workload) -> pb.PodSandboxConfig:
     security = spec.security_context
     context = pb.LinuxSandboxSecurityContext(
         namespace_options=_namespaces(spec),
-        privileged=any(c.security_context.privileged for _, _, c in _each(spec)),
+        privileged=any(c.security_context.privileged for _, _, c in each_container(spec)),
         seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.RuntimeDefault),
         supplemental_groups=_groups(security),
         supplemental_groups_policy=_policy(security),
@@ -87,43 +87,53 @@ def containers(workload: Workload, image_user: str | None) -> Iterator[Container
     ``image_user`` is the image's own user, as the kubelet asks the runtime for it: a number or a
     name; None, unknown, is 0 here.
     """
+    for place, index, _ in each_container(workload.pod.spec):
+        yield container(workload, place, index, image_user)
+
+
+def container(
+    workload: Workload, place: Place, index: int, image_user: str | None
+) -> ContainerRequest:
+    """Return one container's, the ``index``-th of its list. Raises ConfigError."""
     spec = workload.pod.spec
+    each = _lists(spec)[place][index]
+    where = f"{workload.kind} {workload.name}: spec.{place}[{index}]"
+    found = volumes.mounted(spec, each, where)
     quality = amounts.quality(spec)
-    for place, index, each in _each(spec):
-        where = f"{workload.kind} {workload.name}: spec.{place}[{index}]"
-        found = volumes.mounted(spec, each, where)
-        resources = amounts.resources(each.resources, quality, f"{where}.resources")
-        config = pb.ContainerConfig(
-            metadata=pb.ContainerMetadata(name=each.name),
-            image=pb.ImageSpec(image=each.image, user_specified_image=each.image),
-            command=each.command,
-            args=each.args,
-            working_dir=each.working_dir,
-            envs=_environment(each),
-            mounts=found.mounts,
-            devices=volumes.devices(spec, each, where),
-            log_path=f"{each.name}/0.log",
-            stdin=each.stdin,
-            stdin_once=each.stdin_once,
-            tty=each.tty,
-            linux=pb.LinuxContainerConfig(
-                resources=resources, security_context=_context(spec, each, image_user)
-            ),
-        )
-        yield ContainerRequest(
-            place=place, container=each, config=config, mountinfo=found.mountinfo
-        )
-
-
-def _each(spec: PodSpec) -> Iterator[tuple[Place, int, Container]]:
-    groups: tuple[tuple[Place, list[Container]], ...] = (
-        ("initContainers", spec.init_containers),
-        ("containers", spec.containers),
-        ("ephemeralContainers", spec.ephemeral_containers),
+    resources = amounts.resources(each.resources, quality, f"{where}.resources")
+    config = pb.ContainerConfig(
+        metadata=pb.ContainerMetadata(name=each.name),
+        image=pb.ImageSpec(image=each.image, user_specified_image=each.image),
+        command=each.command,
+        args=each.args,
+        working_dir=each.working_dir,
+        envs=_environment(each),
+        mounts=found.mounts,
+        devices=volumes.devices(spec, each, where),
+        log_path=f"{each.name}/0.log",
+        stdin=each.stdin,
+        stdin_once=each.stdin_once,
+        tty=each.tty,
+        linux=pb.LinuxContainerConfig(
+            resources=resources, security_context=_context(spec, each, image_user)
+        ),
     )
-    for place, found in groups:
+    return ContainerRequest(place=place, container=each, config=config, mountinfo=found.mountinfo)
+
+
+def each_container(spec: PodSpec) -> Iterator[tuple[Place, int, Container]]:
+    """Yield every container with its list and its place in it, in the order in which they start."""
+    for place, found in _lists(spec).items():
         for index, each in enumerate(found):
             yield place, index, each
+
+
+def _lists(spec: PodSpec) -> dict[Place, list[Container]]:
+    return {
+        "initContainers": spec.init_containers,
+        "containers": spec.containers,
+        "ephemeralContainers": spec.ephemeral_containers,
+    }
 
 
 def _context(

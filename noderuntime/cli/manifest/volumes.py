@@ -87,14 +87,14 @@ def _mount(volume: Volume, asked: VolumeMount) -> pb.Mount:
         )
     return pb.Mount(
         container_path=inside,
-        host_path=_source(volume),
+        host_path=source_of(volume),
         readonly=asked.read_only,
         recursive_read_only=asked.read_only and asked.recursive_read_only == "Enabled",
         propagation=_PROPAGATIONS[asked.mount_propagation],
     )
 
 
-def _source(volume: Volume) -> str:
+def source_of(volume: Volume) -> str:
     """Return where the volume is on the node: a hostPath, or the kubelet's folder of its kind."""
     if volume.host_path is not None:
         return volume.host_path.path
@@ -140,7 +140,7 @@ def _tmpfs(volumes: list[Volume], where: str) -> Iterator[str]:
                 raise ConfigError(
                     f"{pod}: spec.volumes[{number}].emptyDir.sizeLimit: {error}"
                 ) from error
-        yield f"{number + 100} 1 0:{number + 100} / {_source(volume)} rw shared:2 - tmpfs tmpfs rw{size}"
+        yield f"{number + 100} 1 0:{number + 100} / {source_of(volume)} rw shared:2 - tmpfs tmpfs rw{size}"
 
 
 def _written(path: str) -> str:

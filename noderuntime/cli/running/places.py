@@ -1,0 +1,154 @@
+"""Where a run may be: numbered places on the machine, each held by one run at a time.
+
+The number is in the name of everything that a run makes outside of its own folders (the bridge, its
+subnets, the cgroup), so runs side by side never meet. A lock tells whether a place is held, and the
+kernel lets go of it however the run ends; the ``config.toml`` of a run that is no more tells the next
+one what there is to take away. The images stay with the place, so that a second run has them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from noderuntime.cli.places import prepare
+from noderuntime.errors import ConfigError, ResourceExhaustedError
+
+RUN: Final = Path("/run/noderuntime-run")
+STATE: Final = Path("/var/cache/noderuntime/run")
+MOST: Final = 64
+_CONFIG: Final = "config.toml"
+_TRIES: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One place. ``state`` outlives a run, ``run`` does not."""
+
+    number: int
+    run: Path
+    state: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings of the runtime; there while there is something to take away."""
+        return self.run / _CONFIG
+
+    @property
+    def socket(self) -> Path:
+        """Where the runtime answers."""
+        return self.run / "noderuntime.sock"
+
+    @property
+    def pods(self) -> Path:
+        """Where volumes and logs of the Pod are, as in a kubelet's folder; gone with the run."""
+        return self.state / "pods"
+
+    @property
+    def decisions(self) -> Path:
+        """The log of what the profile decided."""
+        return self.run / "decisions" / "decisions.log"
+
+    @property
+    def bridge(self) -> str:
+        """The name of the bridge, and of its nftables table."""
+        return f"nrrun{self.number}"
+
+    @property
+    def subnets(self) -> tuple[str, str]:
+        """The Pod's subnets; the IPv4 ones are RFC 2544's, which nobody routes."""
+        return f"198.18.{self.number}.0/24", f"fd6e:6f64:6572:{0x8900 + self.number:x}::/64"
+
+    def cgroup(self, *, systemd: bool) -> str:
+        """Return the Pod's cgroup, as ``cgroup_parent`` of CRI names one."""
+        name = f"noderuntime_run_{self.number}"
+        return f"{name}.slice" if systemd else f"/{name}"
+
+
+@contextmanager
+def taken(state: Path, *, run: Path = RUN) -> Generator[Place]:
+    """Hold the first free place within. Raises ConfigError, ResourceExhaustedError.
+
+    What a dead run left there is still there.
+    """
+    for number in range(MOST):
+        lock = _lock(run, number)
+        if lock is not None:
+            try:
+                yield Place(number=number, run=run / str(number), state=state / str(number))
+            finally:
+                _let_go(run, number, lock)
+            return
+    raise ResourceExhaustedError(
+        f"{MOST} Pods run on this machine by `noderuntime run` now: wait for one of them"
+    )
+
+
+@contextmanager
+def left(state: Path, *, run: Path = RUN) -> Generator[tuple[Place, ...]]:
+    """Hold those places that a dead run left something in."""
+    held: dict[int, int] = {}
+    try:
+        for path in sorted(run.glob(f"*/{_CONFIG}")):
+            name = path.parent.name
+            if name.isdecimal() and int(name) < MOST:
+                lock = _lock(run, int(name))
+                if lock is not None:
+                    held[int(name)] = lock
+        yield tuple(
+            Place(number=number, run=run / str(number), state=state / str(number))
+            for number in held
+            if (run / str(number) / _CONFIG).exists()
+        )
+    finally:
+        for number, lock in held.items():
+            _let_go(run, number, lock)
+
+
+def _lock(run: Path, number: int) -> int | None:
+    """Return the place's lock, None where another run holds it. Raises ConfigError."""
+    path = run / f"{number}.lock"
+    for _ in range(_TRIES):
+        prepare(run)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            continue  # the last run of all took the folder away
+        except OSError as error:
+            raise ConfigError(f"cannot open {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+        if _is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)  # its holder removed it: a lock that nobody else would find
+    raise ConfigError(f"cannot take the lock {path}: it is removed again and again")
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _let_go(run: Path, number: int, lock: int) -> None:
+    with suppress(OSError):
+        (run / f"{number}.lock").unlink()
+    os.close(lock)
+    with suppress(OSError):  # other runs are in it
+        run.rmdir()
+
+
+def make_folders(place: Place) -> None:
+    """Make the folders of a place. Raises ConfigError."""
+    for folder in (place.state.parent, place.state, place.run):
+        prepare(folder)
