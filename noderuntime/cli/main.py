@@ -7,9 +7,9 @@ Exit codes: 0, 1 for an error of ours (told in one sentence on stderr), 2 for wr
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -46,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
     _add_agent(commands)
     _add_status(commands)
     _add_explain(commands)
-    _add_plan(commands)
     _add_run(commands)
+    _add_plan(commands)
     return top
 
 
@@ -233,11 +233,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     # gRPC's own lines are not JSON, and tell of every client that goes away.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    command = importlib.import_module(f"noderuntime.cli.{options.command}")
     try:
-        code: int = import_module(f"noderuntime.cli.{options.command}").main(options)
+        code: int = command.main(options)
+        return code
     except NodeRuntimeError as error:
         sys.stderr.write(f"noderuntime: {error}\n")
         for note in getattr(error, "__notes__", ()):
             sys.stderr.write(f"  {note}\n")
         return 1
-    return code

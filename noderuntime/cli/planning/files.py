@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from noderuntime.cli.explain import read_file
+from noderuntime.cli.manifest.files import content
 from noderuntime.errors import ConfigError
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
@@ -29,7 +29,7 @@ def read(names: Sequence[str]) -> dict[str, bytes]:
     for name in names:
         for file in _files(name):
             shown = "standard input" if file == "-" else file
-            found[shown] = read_file(file)
+            found[shown] = content(file)
             total += len(found[shown])
             if total > MOST_BYTES or len(found) > MOST_FILES:
                 raise ConfigError(

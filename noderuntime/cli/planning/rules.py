@@ -13,14 +13,12 @@ from pydantic import ValidationError
 
 from noderuntime.api.model import ApiModel
 from noderuntime.api.noderuntime import NodeRuntimeSpec
-from noderuntime.api.revision import digest_of
 from noderuntime.api.securityprofile import SecurityProfileSpec
-from noderuntime.cli.explaining.declared import Declared, handler_of
+from noderuntime.cli.explaining.declared import Declared, compiled
 from noderuntime.cli.planning.cluster import Body
 from noderuntime.errors import ConfigError
 from noderuntime.policy import inherit
 from noderuntime.policy.denial import printable
-from noderuntime.policy.load import rules_of
 from noderuntime.policy.rules import HandlerRules
 
 NEWEST: Final = "~"  # sorts behind every time
@@ -134,8 +132,7 @@ def compile_all(state: State) -> Compiled:
 def _compile(name: str, found: NodeRuntimeSpec, state: State) -> Runtime:
     made = Runtime(name=name, created=state.created.get(name, NEWEST), spec=found)
     try:
-        handler = handler_of(found.security_profile_ref.name, state.profiles, name, found)
-        rules = rules_of(handler, digest_of((handler,)))
+        rules = compiled(found.security_profile_ref.name, state.profiles, name, found)
     except ConfigError as error:
         return replace(made, problem=str(error))
     return replace(made, rules=rules)
