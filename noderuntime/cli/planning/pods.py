@@ -57,7 +57,8 @@ def seen(body: Body) -> Seen | None:
 
 def _owner(metadata: Mapping[str, Any]) -> tuple[str, str]:
     owners = metadata.get("ownerReferences")
-    for each in cast("list[Mapping[str, Any]]", owners if isinstance(owners, list) else []):
+    for found in cast("list[object]", owners if isinstance(owners, list) else []):
+        each = _object(found)
         if each.get("controller") and each.get("kind") != "Node":  # a static Pod's is its Node
             kind, name = str(each.get("kind", "")), str(each.get("name", ""))
             suffix = f"-{_part(metadata, 'labels').get(_HASH)}"
@@ -68,8 +69,11 @@ def _owner(metadata: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _part(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = body.get(name)
-    return cast("Mapping[str, Any]", part) if isinstance(part, dict) else {}
+    return _object(body.get(name))
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def fingerprint(pod: Pod) -> str:
