@@ -196,6 +196,12 @@ def _add_plan(commands: Commands) -> None:
     ):
         plan.add_argument(name, default="", metavar=what, help=f"default: {default}")
     plan.add_argument(
+        "--system-namespace",
+        default=NAMESPACE,
+        metavar="NAME",
+        help=f"where noderuntime itself is, which no default governs (default {NAMESPACE})",
+    )
+    plan.add_argument(
         "--prune",
         action="store_true",
         help="what the files lack is removed, as Argo CD and Flux do when told to prune",

@@ -55,8 +55,8 @@ def exit_code(plan: Plan) -> int:
     found = {result for result, count in plan.counts.items() if count}
     if found & {Result.REFUSED, Result.LOST}:
         return REFUSED
-    touched = {Result.CHANGED, Result.DEPENDS, Result.UNJUDGED, Result.ADMITTED}
-    return CHANGED if found & touched else 0
+    untouched = {Result.RECORDED, Result.STILL_REFUSED, Result.SAME}
+    return CHANGED if found - untouched else 0
 
 
 async def _plan(options: argparse.Namespace) -> Plan:
@@ -66,7 +66,7 @@ async def _plan(options: argparse.Namespace) -> Plan:
     try:
         from noderuntime.cli.planning import cluster
         from noderuntime.cli.planning.compare import Moment
-        from noderuntime.cli.planning.plan import make
+        from noderuntime.cli.planning.plan import Question, make
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("lightkube", "httpx2"):
             raise
@@ -75,5 +75,10 @@ async def _plan(options: argparse.Namespace) -> Plan:
             "pip install 'noderuntime[agent]'"
         ) from error
     moment = Moment(now_s=time.time(), machine=platform.machine())
+    question = Question(
+        namespace=options.namespace,
+        own_namespace=options.system_namespace,
+        prune=options.prune,
+    )
     async with cluster.connected(options.kubeconfig, options.context) as server:
-        return await make(server, found, options.namespace, moment, prune=options.prune)
+        return await make(server, found, question, moment)

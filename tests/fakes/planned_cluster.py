@@ -77,5 +77,5 @@ class PlannedCluster:
     async def items(self, kind: Kind, namespace: str = "") -> AsyncIterator[Body]:
         self.asked.append((kind, namespace))
         for each in self.objects[kind]:
-            if namespace in ("", each["metadata"].get("namespace")):
+            if not namespace or namespace == each["metadata"].get("namespace"):
                 yield each

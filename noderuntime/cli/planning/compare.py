@@ -27,6 +27,7 @@ class Result(StrEnum):
     UNJUDGED = "unjudged"  # this version cannot read it
     DEPENDS = "depends"  # on what its image alone knows
     CHANGED = "changed"
+    RELEASED = "released"  # names no handler, and no default governs it any more
     ADMITTED = "admitted"  # it was refused, and would run
     RECORDED = "recorded"  # as before, with findings in mode Audit that are new
     STILL_REFUSED = "stillRefused"

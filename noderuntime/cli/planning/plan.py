@@ -16,12 +16,13 @@ from noderuntime.cli.planning import objects, pods, rules
 from noderuntime.cli.planning.cluster import Cluster, Kind
 from noderuntime.cli.planning.compare import Moment, Outcome, Result, compare
 from noderuntime.cli.planning.objects import ObjectChange
-from noderuntime.cli.planning.pods import Governors, Seen
+from noderuntime.cli.planning.pods import Governors, Place, Seen
 from noderuntime.cli.planning.rules import Compiled, Runtime, State
 from noderuntime.errors import ConfigError
 
 MOST_GROUPS: Final = 5000
 _NAMES: Final = 3  # of a workload's Pods, as examples
+_RELEASED: Final = "no default governs it any more: it runs as on any node, under no profile"
 _REMEMBERED: Final = 2048  # outcomes of Pods that are alike
 
 
@@ -51,28 +52,42 @@ class Plan:
     untold: int = 0
 
 
-async def make(
-    cluster: Cluster, files: Declared, namespace: str, moment: Moment, *, prune: bool
-) -> Plan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked: Pods of which namespace, "" for all; whether what the files lack is removed.
+
+    ``own_namespace`` is noderuntime's own, where no default governs.
+    """
+
+    namespace: str
+    own_namespace: str
+    prune: bool
+
+
+async def make(cluster: Cluster, files: Declared, question: Question, moment: Moment) -> Plan:
     """Ask the cluster and judge. Raises UnavailableError, and ConfigError for a change that is wrong.
 
     Each further fault of the change is a note on the first.
     """
     before = await _present(cluster)
-    after = rules.applied(before, files, prune=prune)
+    after = rules.applied(before, files, prune=question.prune)
     present, planned = rules.compile_all(before), rules.compile_all(after)
     _refuse(files, before, after, present, planned)
     classes = {
         str(each["metadata"]["name"]): str(each.get("handler", ""))
         async for each in cluster.items(Kind.RUNTIME_CLASS)
     }
-    labels = await _labels(cluster, (*present.runtimes, *planned.runtimes))
+    place = Place(
+        classes=classes,
+        labels=await _labels(cluster, (*present.runtimes, *planned.runtimes)),
+        own_namespace=question.own_namespace,
+    )
     judges = _Judges(
-        present=Governors(present.runtimes, classes, labels),
-        planned=Governors(planned.runtimes, classes, labels),
+        present=Governors(present.runtimes, place),
+        planned=Governors(planned.runtimes, place),
         moment=moment,
     )
-    async for body in cluster.items(Kind.POD, namespace):
+    async for body in cluster.items(Kind.POD, question.namespace):
         if (pod := pods.seen(body)) is not None:
             judges.add(pod)
     stalled = (said for title, said in planned.stalls.items() if title in present.stalls)
@@ -163,6 +178,8 @@ class _Judges:
     def _outcome(self, pod: Seen, present: Runtime | None, planned: Runtime | None) -> Outcome:
         if planned is None:
             lost = "" if present is None else present.name
+            if not pod.runtime_class:
+                return Outcome(result=Result.RELEASED, node_runtime=lost, says=(_RELEASED,))
             says = (_why_lost(pod, lost, self.planned),)
             return Outcome(result=Result.LOST, node_runtime=lost, says=says)
         if present is not None and present.same_rules(planned):

@@ -57,7 +57,8 @@ def seen(body: Body) -> Seen | None:
 
 def _owner(metadata: Mapping[str, Any]) -> tuple[str, str]:
     owners = metadata.get("ownerReferences")
-    for each in cast("list[Mapping[str, Any]]", owners if isinstance(owners, list) else []):
+    for found in cast("list[object]", owners if isinstance(owners, list) else []):
+        each = _object(found)
         if each.get("controller") and each.get("kind") != "Node":  # a static Pod's is its Node
             kind, name = str(each.get("kind", "")), str(each.get("name", ""))
             suffix = f"-{_part(metadata, 'labels').get(_HASH)}"
@@ -68,8 +69,11 @@ def _owner(metadata: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _part(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = body.get(name)
-    return cast("Mapping[str, Any]", part) if isinstance(part, dict) else {}
+    return _object(body.get(name))
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def fingerprint(pod: Pod) -> str:
@@ -86,34 +90,50 @@ def fingerprint(pod: Pod) -> str:
     return _TOKEN.sub("kube-api-access", repr((account, volumes, spec)))
 
 
-class Governors:
-    """Which NodeRuntime governs a Pod: the oldest with its handler that selects its node."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What else of the cluster says who governs a Pod; ``labels`` of every node, or of none.
 
-    def __init__(
-        self,
-        runtimes: Iterable[Runtime],
-        classes: Mapping[str, str],
-        labels: Mapping[str, Mapping[str, str]],
-    ) -> None:
-        """``runtimes`` oldest first; handlers by RuntimeClass; labels by node, of every node or none."""
-        self._classes = classes
-        self._labels = labels
-        self._by_handler: dict[str, list[Runtime]] = {}
-        for each in runtimes:
-            self._by_handler.setdefault(each.spec.handler, []).append(each)
+    ``own_namespace`` is noderuntime's own, where no default governs.
+    """
+
+    classes: Mapping[str, str]  # handlers by RuntimeClass
+    labels: Mapping[str, Mapping[str, str]]
+    own_namespace: str
+
+    def handler_of(self, pod: Seen) -> str:
+        """Return the handler that its RuntimeClass stands for."""
+        return self.classes.get(pod.runtime_class, pod.runtime_class)
+
+
+class Governors:
+    """Which NodeRuntime governs a Pod: the oldest with its handler that selects its node.
+
+    A Pod that names no handler is governed by the default of the oldest that has one and serves its
+    own handler there, unless its namespace is exempt.
+    """
+
+    def __init__(self, runtimes: Iterable[Runtime], place: Place) -> None:
+        """``runtimes`` oldest first."""
+        self._place = place
+        self._runtimes = tuple(runtimes)
 
     def serves(self, pod: Seen) -> bool:
-        """Tell whether its handler is served on any node."""
-        return bool(self._of_handler(pod))
-
-    def _of_handler(self, pod: Seen) -> list[Runtime]:
-        handler = self._classes.get(pod.runtime_class, pod.runtime_class)
-        return self._by_handler.get(handler, [])
+        """Tell whether the handler that it names is served on any node."""
+        handler = self._place.handler_of(pod)
+        return any(each.spec.handler == handler for each in self._runtimes)
 
     def of(self, pod: Seen) -> Runtime | None:
-        """Return the NodeRuntime, None for none; of a Pod that has no node yet, the oldest."""
-        found = self._of_handler(pod)
-        labels = self._labels.get(pod.node)
-        if labels is None:
-            return next(iter(found), None)
-        return next((each for each in found if matches(each.spec.node_selector, labels)), None)
+        """Return the NodeRuntime, None for none; of a Pod that has no node yet, as if all select it."""
+        labels = self._place.labels.get(pod.node)
+        there = dict[str, Runtime]()
+        for each in self._runtimes:
+            if labels is None or matches(each.spec.node_selector, labels):
+                there.setdefault(each.spec.handler, each)
+        if pod.runtime_class:
+            return there.get(self._place.handler_of(pod))
+        found = next((each for each in there.values() if each.spec.default is not None), None)
+        if found is None or found.spec.default is None:
+            return None
+        exempt = (*found.spec.default.exempt_namespaces, self._place.own_namespace)
+        return None if pod.namespace in exempt else found

@@ -249,6 +249,49 @@ def test_a_pod_of_a_runtimeclass_with_another_name_is_governed(
     assert told(run(profile(capabilities={}))[1]) == {"refused": 1}
 
 
+ANY: Json = {"runtimeClassName": None}
+
+
+def test_a_default_that_is_new_governs_who_names_no_handler_but_in_exempt_namespaces(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    for namespace in ("web", "kube-system", "noderuntime-system", "elsewhere"):
+        cluster.pod(
+            "root", namespace=namespace, container={"securityContext": {"runAsUser": 0}}, spec=ANY
+        )
+    cluster.pod("user", container=USER, spec=ANY)
+    exempt = {"exemptNamespaces": ["kube-system"]}
+    code, said = run(runtime(default=exempt), "--system-namespace", "elsewhere")
+    assert (code, told(said)) == (plan.REFUSED, {"refused": 2, "changed": 1})
+    assert [each["namespace"] for each in said["pods"]] == ["noderuntime-system", "web", "web"]
+    assert told(run(runtime(default=exempt))[1]) == {"refused": 2, "changed": 1}
+    assert said["pods"][1]["denials"][0]["field"].endswith("securityContext.runAsUser")
+
+
+def test_without_its_default_a_pod_runs_under_no_profile(cluster: PlannedCluster, run: Run) -> None:
+    cluster.runtime("second", default={})
+    cluster.pod("a", container=USER, spec=ANY)
+    assert told(run(runtime("second", default={"exemptNamespaces": ["x"]}))[1]) == {"same": 1}
+    code, said = run(runtime("second"))
+    assert (code, told(said)) == (plan.CHANGED, {"released": 1})
+    assert "under no profile" in said["pods"][0]["says"][0]
+    assert told(run(runtime("second", default={"exemptNamespaces": ["web"]}))[1]) == {"released": 1}
+
+
+def test_of_two_defaults_the_older_one_that_serves_its_handler_governs(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    cluster.profile("tight", runAs={"users": [{"min": 5000, "max": 5000}]})
+    cluster.runtime(
+        "shadowed", handler="restricted", securityProfileRef={"name": "tight"}, default={}
+    )
+    cluster.runtime("older", securityProfileRef={"name": "web"}, default={})
+    cluster.runtime("younger", securityProfileRef={"name": "tight"}, default={})
+    cluster.pod("a", container=USER, spec=ANY)
+    assert told(run(("SecurityProfile", "tight", {"privileged": "Allow"}))[1]) == {"same": 1}
+    assert told(run(profile(privileged="Allow", rootFilesystem="ReadOnly"))[1]) == {"changed": 1}
+
+
 def test_a_new_noderuntime_governs_pods_that_wait_for_it(cluster: PlannedCluster, run: Run) -> None:
     cluster.pod("a", container=USER, spec={"runtimeClassName": "fresh"}, phase="Pending")
     code, said = run(runtime("fresh"))
@@ -461,5 +504,5 @@ def test_an_api_server_that_is_away_is_code_1(
 
 
 def test_the_files_are_read_before_a_cluster_is_asked() -> None:
-    options = argparse.Namespace(files=["/nowhere"], kubeconfig="/nowhere", context="", prune=False)
+    options = argparse.Namespace(files=["/nowhere"], kubeconfig="/nowhere")
     assert plan.main(options) == plan.WRONG
