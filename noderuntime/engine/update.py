@@ -25,11 +25,8 @@ async def update_resources(node: Node, container_id: str, asked: Resources) -> N
     """Set new limits, through the policy's gate."""
     record = _require_updatable(node, container_id)
     sandbox = node.store.sandboxes.require(record.sandbox_id)
-    handler = admission.for_pod(
-        node.handlers.get(sandbox.handler, sandbox.config.pod.namespace),
-        sandbox.config,
-        node.now_ns(),
-    )
+    served = await node.handlers.settled(sandbox.handler, sandbox.config.pod.namespace)
+    handler = admission.for_pod(served, sandbox.config, node.now_ns())
     who = asking(node, "UpdateContainerResources", sandbox.config.pod, record.config.name)
     granted = admission.admit_resources(who, handler, asked)
     granted = limits.honourable(node.parts.cgroups, granted)
