@@ -15,6 +15,7 @@ from noderuntime.policy import capabilities, decide, exceptions
 from noderuntime.policy.denial import Denial
 from noderuntime.policy.joining import ExecGrant
 from noderuntime.policy.model import HostFacts, NamespaceMode, ProfileType
+from noderuntime.policy.mounts import need_the_table
 from noderuntime.telemetry import metrics
 from noderuntime.telemetry.trace import span
 
@@ -196,7 +197,7 @@ def host_facts(
     is_localhost = security.seccomp.type is ProfileType.LOCALHOST
     wants_file = own and is_localhost and not security.privileged
     return HostFacts(
-        mountinfo=Path("/proc/self/mountinfo").read_text(),
+        mountinfo=Path("/proc/self/mountinfo").read_text() if need_the_table(container) else "",
         real_paths=real_paths,
         capabilities=capabilities.of_status(Path("/proc/self/status").read_text()),
         seccomp_file=read_seccomp(security.seccomp.localhost_ref) if wants_file else None,

@@ -13,8 +13,8 @@ from noderuntime.engine import admission, decisions, selinux
 from noderuntime.engine.devices import device_nodes
 from noderuntime.engine.host_paths import HostPaths
 from noderuntime.engine.image_volumes import (
-    context_of,
     mount_image_volumes,
+    mount_snapshot,
     remove_image_volumes,
     source_key,
 )
@@ -160,15 +160,7 @@ async def _mount_root(work: ContainerWork) -> None:
     snapshot = work.snapshot
     if snapshot is None:
         raise NotFoundError(f"container {work.record.id} has no writable layer")
-    target = work.node.paths.rootfs(work.record.id)
-    await work.node.parts.mounts.overlay(
-        snapshot.lowers,
-        snapshot.upper,
-        snapshot.work,
-        target,
-        owners_of(work),
-        context=context_of(work),
-    )
+    await mount_snapshot(work, snapshot, work.node.paths.rootfs(work.record.id))
     await pin_target(work)
 
 

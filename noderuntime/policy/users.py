@@ -66,7 +66,7 @@ def user_and_group_are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
         yield facts.deny(
             "securityContext.runAsUser",
             _source(facts.container, uid),
-            f"runAs.users has {_shown(rules.users)}",
+            f"runAs.users has {shown(rules.users)}",
             "set runAsUser to one of these",
         )
     gid = facts.image.user.gid
@@ -75,7 +75,7 @@ def user_and_group_are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
         yield facts.deny(
             "securityContext.runAsGroup",
             str(gid) if asked else f"{gid} (the image's group)",
-            f"runAs.groups has {_shown(rules.groups)}",
+            f"runAs.groups has {shown(rules.groups)}",
             "set runAsGroup to one of these",
         )
 
@@ -88,7 +88,7 @@ def _supplementary(facts: ContainerFacts) -> Iterator[Denial]:
         yield facts.deny(
             "securityContext.supplementalGroups",
             str(gid) if asked else f"{gid} (of the image's group file)",
-            f"runAs.supplementalGroups has {_shown(rules.supplemental_groups)}",
+            f"runAs.supplementalGroups has {shown(rules.supplemental_groups)}",
             "use groups of these" if asked else "set supplementalGroupsPolicy: Strict",
         )
 
@@ -103,10 +103,11 @@ def _within(number: int, ranges: Ranges) -> bool:
     return not ranges or any(low <= number <= high for low, high in ranges)
 
 
-def _shown(ranges: Ranges) -> str:
+def shown(ranges: Ranges) -> str:
+    """Return up to four ranges as a user reads them."""
     more = len(ranges) - 4
-    shown = ", ".join(f"{low}-{high}" for low, high in ranges[:4])
-    return shown + (f" and {more} more" if more > 0 else "")
+    first = ", ".join(f"{low}-{high}" for low, high in ranges[:4])
+    return first + (f" and {more} more" if more > 0 else "")
 
 
 def _source(container: ContainerConfig, uid: int) -> str:

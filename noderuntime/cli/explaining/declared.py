@@ -48,16 +48,33 @@ def read(files: Mapping[str, bytes]) -> Declared:
 
 def rules(declared: Declared, profile: str, runtime: str) -> HandlerRules:
     """Compile a profile as a node would serve it, through a NodeRuntime where one is named ("")."""
-    found = handler(declared, profile, runtime)
-    return rules_of(found, digest_of((found,)))
+    return compiled(profile, declared.profiles, runtime, declared.runtimes.get(runtime))
 
 
-def handler(declared: Declared, profile: str, runtime: str) -> RevisionHandler:
-    """Return the handler of a revision that the operator would make of them."""
-    spec = inherit.resolve(profile, declared.profiles)
+def compiled(
+    profile: str,
+    profiles: Mapping[str, SecurityProfileSpec | None],
+    runtime: str,
+    found: NodeRuntimeSpec | None,
+) -> HandlerRules:
+    """Compile a profile for a NodeRuntime, None for none; ``profiles`` as in ``inherit.resolve``.
+
+    Raises ConfigError for what an operator would tell as Stalled.
+    """
+    made = handler(profile, profiles, runtime, found)
+    return rules_of(made, digest_of((made,)))
+
+
+def handler(
+    profile: str,
+    profiles: Mapping[str, SecurityProfileSpec | None],
+    runtime: str,
+    found: NodeRuntimeSpec | None,
+) -> RevisionHandler:
+    """Return the handler of a revision that the operator would make of them. Raises ConfigError."""
+    spec = inherit.resolve(profile, profiles)
     inherit.check(profile, spec)
     revised = RevisionProfile(name=profile, spec=spec)
-    found = declared.runtimes.get(runtime)
     if found is None:
         return RevisionHandler(name=profile, node_runtime=profile, profile=revised)
     return RevisionHandler(

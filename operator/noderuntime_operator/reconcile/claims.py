@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from noderuntime.api.selection import matches
 from noderuntime_operator.reconcile.observed import (
     NodeRuntimeSeen,
     NodeSeen,
     Observed,
     PodSeen,
 )
-from noderuntime_operator.reconcile.selection import matches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -162,7 +162,8 @@ def _verdict(view: View, resolution: Resolution, nodes: _Nodes) -> _Verdict:
     return _Verdict(
         state="Ready",
         reason="Served",
-        message=f"served by {count}{_governs(runtime)}{stale}{_left_out(nodes)}",
+        message=f"served by {count}{_governs(runtime)}{stale}{_left_out(nodes)}"
+        f"{_without_admission(view)}",
     )
 
 
@@ -172,6 +173,11 @@ def _governs(runtime: NodeRuntimeSeen) -> str:
         return ""
     exempt = _listed(sorted(default.exempt_namespaces)) or "none"
     return f", and governs Pods that name no handler there (exempt besides noderuntime's own: {exempt})"
+
+
+def _without_admission(view: View) -> str:
+    problem = view.observed.admission.problem
+    return f"; Pods are judged on nodes alone, as {problem}" if problem else ""
 
 
 def _left_out(nodes: _Nodes) -> str:
