@@ -194,6 +194,11 @@ class _Judges:
 
 
 def _why_lost(pod: Seen, runtime: str, planned: Governors) -> str:
+    if not pod.runtime_class:
+        return (
+            f"it names no handler, and the default of NodeRuntime {runtime} no longer governs it: its next "
+            "containers run under no profile"
+        )
     if not planned.serves(pod):
         return (
             f"NodeRuntime {runtime} is removed, and nothing else serves {pod.runtime_class}: Pods keep "

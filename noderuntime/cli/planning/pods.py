@@ -15,6 +15,8 @@ from noderuntime.cli.planning.cluster import Body
 from noderuntime.cli.planning.rules import Runtime
 
 ENDED: Final = ("Succeeded", "Failed")
+# Where the chart says to install it: the operator exempts its own namespace, and a file cannot tell.
+OWN_NAMESPACE: Final = "noderuntime-system"
 # The API server mounts each Pod's token under a name of that Pod's own.
 _TOKEN: Final = re.compile(r"\bkube-api-access-[a-z0-9]{5}\b", re.ASCII)
 _HASH: Final = "pod-template-hash"  # what a Deployment puts into its ReplicaSets' names
@@ -87,7 +89,10 @@ def fingerprint(pod: Pod) -> str:
 
 
 class Governors:
-    """Which NodeRuntime governs a Pod: the oldest with its handler that selects its node."""
+    """Which NodeRuntime governs a Pod: the oldest with its handler that selects its node.
+
+    One that names no handler has the oldest with a default there, unless its namespace is exempt.
+    """
 
     def __init__(
         self,
@@ -99,7 +104,8 @@ class Governors:
         self._classes = classes
         self._labels = labels
         self._by_handler: dict[str, list[Runtime]] = {}
-        for each in runtimes:
+        self._in_order = tuple(runtimes)
+        for each in self._in_order:
             self._by_handler.setdefault(each.spec.handler, []).append(each)
 
     def serves(self, pod: Seen) -> bool:
@@ -107,13 +113,25 @@ class Governors:
         return bool(self._of_handler(pod))
 
     def _of_handler(self, pod: Seen) -> list[Runtime]:
+        if not pod.runtime_class:
+            return [each for each in self._in_order if each.spec.default is not None]
         handler = self._classes.get(pod.runtime_class, pod.runtime_class)
         return self._by_handler.get(handler, [])
 
     def of(self, pod: Seen) -> Runtime | None:
         """Return the NodeRuntime, None for none; of a Pod that has no node yet, the oldest."""
-        found = self._of_handler(pod)
-        labels = self._labels.get(pod.node)
+        found = next((each for each in self._of_handler(pod) if self._is_on(each, pod.node)), None)
+        default = None if found is None else found.spec.default
+        if pod.runtime_class or default is None:
+            return found
+        is_exempt = pod.namespace in (OWN_NAMESPACE, *default.exempt_namespaces)
+        return None if is_exempt else found
+
+    def _is_on(self, runtime: Runtime, node: str) -> bool:
+        """Tell whether it serves its handler there: no older one with the same does."""
+        labels = self._labels.get(node)
+        rivals = self._by_handler[runtime.spec.handler]
         if labels is None:
-            return next(iter(found), None)
-        return next((each for each in found if matches(each.spec.node_selector, labels)), None)
+            return rivals[0] is runtime
+        first = next((each for each in rivals if matches(each.spec.node_selector, labels)), None)
+        return first is runtime

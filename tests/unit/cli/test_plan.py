@@ -256,6 +256,28 @@ def test_a_new_noderuntime_governs_pods_that_wait_for_it(cluster: PlannedCluster
     assert "no NodeRuntime governs it now" in said["pods"][0]["says"][0]
 
 
+def test_a_default_is_asked_about_the_pods_that_name_no_handler(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    for name, pool in (("n1", "web"), ("n2", "db")):
+        cluster.add(Kind.NODE, name, metadata={"labels": {"pool": pool}})
+    on_n1: Json = {"runtimeClassName": None, "nodeName": "n1"}
+    cluster.pod("rooted", spec=on_n1, container={"securityContext": {"runAsUser": 0}})
+    cluster.pod("plain", spec=on_n1, container=USER)
+    cluster.pod("elsewhere", spec=on_n1 | {"nodeName": "n2"})
+    for namespace in ("kube-system", "noderuntime-system"):
+        cluster.pod("proxy", namespace, spec=on_n1, container=BINDS)
+    web = {"nodeSelector": {"matchLabels": {"pool": "web"}}}
+    change = runtime("fresh", default={"exemptNamespaces": ["kube-system"]}, **web)
+    code, said = run(change)
+    assert (code, told(said)) == (plan.REFUSED, {"refused": 1, "changed": 1})
+    assert [each["examples"] for each in said["pods"]] == [["rooted"], ["plain"]]
+    cluster.runtime("fresh", default={"exemptNamespaces": ["kube-system"]}, **web)
+    code, said = run(runtime("fresh", **web))
+    assert (code, told(said)) == (plan.REFUSED, {"lost": 2})
+    assert "the default of NodeRuntime fresh no longer governs it" in said["pods"][0]["says"][0]
+
+
 def test_pods_that_have_ended_or_are_being_deleted_are_not_asked_about(
     cluster: PlannedCluster, run: Run
 ) -> None:
