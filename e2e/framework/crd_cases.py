@@ -6,6 +6,16 @@ import pytest
 
 _FIRST = {"index": 0, "op": "EQ", "value": 1}
 WRONG_NODE_RUNTIMES = [
+    pytest.param(
+        {"default": {"exemptNamespaces": ["kube-system", "Kube_System"]}},
+        "spec.default.exemptNamespaces[1]",
+        id="a namespace that is none",
+    ),
+    pytest.param(
+        {"default": {"exemptNamespaces": ["a", "a"]}},
+        "spec.default.exemptNamespaces[1]: Duplicate value",
+        id="a namespace twice",
+    ),
     pytest.param({"handler": "Web"}, "spec.handler: Invalid value", id="upper-case handler"),
     pytest.param({"handler": "a.b"}, "spec.handler: Invalid value", id="handler with a dot"),
     pytest.param({"handler": "a" * 64}, "may not be more than 63", id="too long handler"),

@@ -144,6 +144,7 @@ GOOD = [
                     "overhead": {"cpu": "10m", "memory": "8Mi"},
                 },
                 "tracing": {"endpoint": "http://10.0.0.5:4317", "samplingRatePerMillion": 10000},
+                "default": {"exemptNamespaces": ["kube-system", "monitoring"]},
             },
             name="whole",
         ),
@@ -155,6 +156,11 @@ GOOD = [
             {"resources": {"defaults": {"cpu": "1000m"}, "limits": {"cpu": 1}}}, name="equal"
         ),
         id="default equal to the limit",
+    ),
+    pytest.param(
+        "noderuntimes",
+        node_runtime({"default": {}}, name="everywhere"),
+        id="default that exempts nothing",
     ),
     pytest.param("securityprofiles", profile({}, name="least"), id="least profile"),
     pytest.param(

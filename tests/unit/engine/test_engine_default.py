@@ -16,7 +16,7 @@ from noderuntime.api.revision import (
 )
 from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.errors import DeniedError, FailedPreconditionError
-from noderuntime.policy.model import NamespaceMode, Namespaces, PodIdentity
+from noderuntime.policy.model import NamespaceMode, Namespaces, PodIdentity, Resources
 from tests.fakes.engine import (
     IMAGE,
     PROC_MOUNT_DEFAULT,
@@ -34,7 +34,10 @@ __all__ = ["engine"]
 
 SHOP = PodIdentity(name="web-0", namespace="shop", uid="u-1")
 SYSTEM = PodIdentity(name="proxy", namespace="kube-system", uid="u-2")
-PROFILE: dict[str, Any] = {"capabilities": {"default": ["KILL"]}, "privileged": "Deny"}
+PROFILE: dict[str, Any] = {
+    "capabilities": {"default": ["KILL"]},
+    "resources": {"memory": {"max": "1Mi"}},
+}
 ON_NODE = Namespaces(network=NamespaceMode.NODE)
 
 
@@ -99,6 +102,9 @@ async def test_what_the_profile_denies_is_denied_to_it(engine: Engine, world: Wo
     with pytest.raises(DeniedError, match="evil.example.com"):
         await engine.pull_image("evil.example.com/app:1", None, handler="", pod=config)
     assert await engine.pull_image(IMAGE, None, handler="", pod=config)
+    container_id = await live(engine, SHOP)
+    with pytest.raises(DeniedError, match="limits.memory"):
+        await engine.update_resources(container_id, Resources(memory_limit_bytes=2 << 20))
 
 
 async def test_a_pod_of_an_exempt_namespace_is_the_nodes_own_and_counted(
