@@ -1,6 +1,6 @@
 """The runtime of one run: a process that serves until who started it is gone, then leaves nothing.
 
-``python -m noderuntime.cli.running.private CONFIG FD`` (``session.py`` starts it). It is gone when
+``python -m noderuntime.cli.running.private CONFIG FD LOCK`` (``session.py`` starts it). It is gone when
 its standard input ends, which the kernel sees to when the starter is killed. Then, and at the start,
 for what a run that was killed with its runtime left, every Pod is removed, at the end also the
 bridge, the cgroup, the mounts and the folders; the images stay. To ``FD`` goes one line: ``ready``, or
@@ -40,21 +40,25 @@ _log = logging.getLogger(__name__)
 
 def main(arguments: list[str]) -> int:
     """Serve, and clean up. Returns 1 where something is left, which the log then names."""
-    path, told = Path(arguments[0]), int(arguments[1])
-    os.set_inheritable(told, False)
+    path, told, lock = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    for descriptor in (told, lock):
+        os.set_inheritable(descriptor, False)
     log.setup(logging.INFO)
     try:
         config = load_config(path)
         with places.only_one(config):
-            return asyncio.run(_run(config, _place_of(config), told))
+            place = _place_of(config, lock)
+            code = asyncio.run(_run(config, place, told))
     except NodeRuntimeError as error:
         tell(told, " ".join(str(error).split()))
         return 1
+    place.let_go()
+    return code
 
 
-def _place_of(config: Config) -> Place:
+def _place_of(config: Config, lock: int) -> Place:
     run = config.run_dir
-    return Place(number=int(run.name), run=run, state=config.state_dir.parent)
+    return Place(number=int(run.name), run=run, state=config.state_dir.parent, lock=lock)
 
 
 def tell(descriptor: int, line: str) -> None:
