@@ -168,9 +168,10 @@ class Seccomp(ApiModel):
         max_length=512,
         json_schema_extra=failure(
             "Missing, damaged or not a filter: the node does not offer the handler, refuses its Pods with "
-            "the reason, and tries again; SeccompComplete is False with reason ArtifactMissing."
+            "the reason (`withheldHandlers` has it, ArtifactMissing), and tries again."
         ),
         description="The filter as an OCI artifact, by digest: one layer with the JSON of the OCI "
         "runtime-spec, config of type `application/vnd.cncf.seccomp-profile.config.v1+json`, as "
-        "KEP-6061 has it. The handler's Pods are refused until the node has fetched it.",
+        "KEP-6061 has it. The handler's Pods are refused until the node has fetched it. For a private registry "
+        "`[images] auth_file` in the node's config.toml names a docker config.json.",
     )

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from noderuntime.cli.explain import read_file
 from noderuntime.cli.explaining import declared
+from noderuntime.cli.manifest.files import content
 from noderuntime.cli.manifest.workloads import Workload, workloads
 from noderuntime.cli.running import sources
 from noderuntime.cli.running.here import Here
@@ -86,23 +86,24 @@ def main(options: argparse.Namespace) -> int:
 def read(options: argparse.Namespace) -> Asked:
     """Read the files and refuse what cannot be run here. Raises ConfigError."""
     found = declared.read(
-        {name: read_file(name) for name in (*options.profile, *options.node_runtime)}
+        {name: content(name) for name in (*options.profile, *options.node_runtime)}
     )
-    shown, data = "standard input" if options.pod == "-" else options.pod, read_file(options.pod)
+    shown, data = "standard input" if options.pod == "-" else options.pod, content(options.pod)
     pods = workloads(shown, data, options.namespace)
     if len(pods) > 1:
         names = ", ".join(f"{each.kind} {each.name}" for each in pods)
         raise ConfigError(f"{shown}: holds {len(pods)} Pods ({names}); one is run at a time")
     if options.timeout is not None and not options.timeout > 0:
         raise ConfigError("--timeout: must be more than 0 seconds")
-    runtime = declared.chosen_runtime(found, pods[0].pod.spec.runtime_class_name)
+    runtime = declared.chosen_runtime(found, pods[0].pod.spec.runtime_class_name, pods[0].namespace)
     profile = declared.chosen_profile(found, options.profile_name, runtime)
     declared.rules(found, profile, runtime)  # it compiles, or the reason is told here
+    spec = found.runtimes.get(runtime)
     asked = Asked(
         workload=pods[0],
         sources=sources.read(shown, data, options.namespace),
         settings=Settings(
-            handlers=(declared.handler(found, profile, runtime),),
+            handlers=(declared.handler(profile, found.profiles, runtime, spec),),
             state_dir=options.state_dir.absolute(),
             hosts_dir=options.hosts_dir.absolute(),
         ),

@@ -13,8 +13,8 @@ from noderuntime.engine import admission, decisions, selinux
 from noderuntime.engine.devices import device_nodes
 from noderuntime.engine.host_paths import HostPaths
 from noderuntime.engine.image_volumes import (
-    context_of,
     mount_image_volumes,
+    mount_snapshot,
     remove_image_volumes,
     source_key,
 )
@@ -79,8 +79,8 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
     admission.require_namespaces(config.security.namespaces)
     admission.require_shared_pid(sandbox.config, config)
     config = replace(config, resources=honourable(node.parts.cgroups, config.resources))
-    await node.handlers.settle()
-    handler = admission.for_pod(node.handlers.get(sandbox.handler), sandbox.config, node.now_ns())
+    served = await node.handlers.settled(sandbox.handler, sandbox.config.pod.namespace)
+    handler = admission.for_pod(served, sandbox.config, node.now_ns())
     image = node.parts.images.find(config.image)
     if image is None:
         raise NotFoundError(f"image {config.image} is not on this node; pull it first")
@@ -94,6 +94,8 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
         image_id=image.id,
         image_reference=reference,
         revision=handler.revision,
+        node_runtime=handler.node_runtime,
+        profile=handler.profile,
         state=ContainerState.CREATED,
         created_at_ns=node.now_ns(),
         log_path=log_path_of(sandbox.config, config),
@@ -158,15 +160,7 @@ async def _mount_root(work: ContainerWork) -> None:
     snapshot = work.snapshot
     if snapshot is None:
         raise NotFoundError(f"container {work.record.id} has no writable layer")
-    target = work.node.paths.rootfs(work.record.id)
-    await work.node.parts.mounts.overlay(
-        snapshot.lowers,
-        snapshot.upper,
-        snapshot.work,
-        target,
-        owners_of(work),
-        context=context_of(work),
-    )
+    await mount_snapshot(work, snapshot, work.node.paths.rootfs(work.record.id))
     await pin_target(work)
 
 
@@ -187,7 +181,9 @@ async def _write_spec_of(work: ContainerWork, paths: HostPaths) -> None:
     sandbox = work.sandbox
     asked = user_of(record.config, work.image)
     user, host = await node.disk.run(_look, work, sandbox, asked, paths)
-    host = replace(host, seccomp_artifact=await node.artifacts.text(work.handler))
+    rules = work.handler.rules
+    artifact = None if rules is None else node.artifacts.filter_of(rules.seccomp.artifact)
+    host = replace(host, seccomp_artifact=artifact)
     facts = ImageFacts(config=work.image.config, user=user)
     judged = replace(record.config, image_reference=record.image_reference)
     asker = decisions.asking_to_create(work)

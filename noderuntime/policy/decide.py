@@ -21,15 +21,16 @@ Malformed requests raise InvalidArgumentError in both cases.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from noderuntime.api.securityprofile import Section
-from noderuntime.errors import InvalidArgumentError
+from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
 from noderuntime.policy import (
     apparmor,
     capabilities,
     cdi,
+    joining,
     mounts,
     process,
     resources,
@@ -38,7 +39,14 @@ from noderuntime.policy import (
     sysctls,
     users,
 )
-from noderuntime.policy.checks import denials_of, is_unmasked, judge_image, of_section
+from noderuntime.policy.checks import (
+    denials_of,
+    denials_of_exec,
+    forwards_into_the_pod,
+    is_unmasked,
+    judge_image,
+    of_section,
+)
 from noderuntime.policy.denial import Denial, printable
 from noderuntime.policy.facts import ContainerFacts, SandboxFacts
 from noderuntime.policy.model import (
@@ -113,6 +121,43 @@ def admit_container(
     if refusal is not None:
         return refusal
     return replace(_under_profile(facts, plain), findings=findings)
+
+
+def admit_session(facts: ContainerFacts) -> tuple[Denial, ...] | Denial:
+    """Decide about a new session with a running container, under the rules of now: its findings.
+
+    A container that the profile would not admit any more gets none; what runs runs on.
+    """
+    refusal, findings = _judge(facts.rules, denials_of_exec(facts))
+    return findings if refusal is None else _made_before(refusal)
+
+
+def admit_exec(
+    facts: ContainerFacts, process: Mapping[str, object], *, is_probe: bool
+) -> joining.ExecGrant | Denial:
+    """Decide about one more process of a running container: a session's, narrowed.
+
+    The kubelet's own probes and hooks (``is_probe``) go on where a session is refused, as the Pod
+    does, and are narrowed like every process. Raises KeyError, TypeError where ``process`` is none.
+    """
+    findings = admit_session(facts)
+    if isinstance(findings, Denial):
+        if not is_probe:
+            return findings
+        findings = tuple(denials_of_exec(facts))
+    granted, changes = joining.narrowed(facts, process)
+    return joining.ExecGrant(process=granted, findings=findings, changes=changes)
+
+
+def admit_forward(facts: SandboxFacts) -> tuple[Denial, ...] | Denial:
+    """Decide about a port-forward: on the node's network it would reach the node's localhost."""
+    denials = of_section("hostNamespaces", forwards_into_the_pod(facts))
+    refusal, findings = _judge(facts.rules, denials)
+    return findings if refusal is None else _made_before(refusal)
+
+
+def _made_before(refusal: Denial) -> Denial:
+    return replace(refusal, remedy="it is from before that; have the Pod made anew")
 
 
 def admit_resources(
@@ -221,10 +266,12 @@ def _under_profile(facts: ContainerFacts, grant: ContainerGrant) -> ContainerGra
     )
 
 
-def _artifact(rules: SeccompRules, host: HostFacts) -> dict[str, object] | None:
+def _artifact(rules: SeccompRules, host: HostFacts) -> Mapping[str, object] | None:
     if not rules.artifact:
         return None
-    document = seccomp_file.parse(rules.artifact, host.seccomp_artifact)
+    document = host.seccomp_artifact
+    if document is None:
+        raise FailedPreconditionError(f"seccomp artifact {rules.artifact} is not here")
     return seccomp_file.audited(document) if rules.audit else document
 
 

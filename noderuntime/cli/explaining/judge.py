@@ -6,6 +6,7 @@ by the section's real mode. The config.json is the one that would run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -102,6 +103,7 @@ class PodReport:
     rows: tuple[Row, ...] = ()
     error: str = ""
     notes: tuple[str, ...] = ()
+    shm_bytes: int = SHM_BYTES
     containers: tuple[ContainerReport, ...] = ()
 
     @property
@@ -145,6 +147,7 @@ def judge(
         rules=held,
         rows=tuple(_row(held, name, findings) for name in _OF_POD),
         notes=tuple(_notes(rules, held, grant)),
+        shm_bytes=grant.shm_bytes if isinstance(grant, SandboxGrant) else SHM_BYTES,
         containers=tuple(_judge_one(known, request) for request in asked),
     )
 
@@ -168,7 +171,7 @@ def _judge_one(known: _Judged, request: ContainerRequest) -> ContainerReport:
         host = HostFacts(
             mountinfo=request.mountinfo,
             seccomp_file=_ANY_FILTER,
-            seccomp_artifact=_ANY_FILTER,
+            seccomp_artifact=json.loads(_ANY_FILTER),
             lsm=_kernel(known, config, None),
         )
         open_fields = _open_fields(known, request, config)

@@ -142,8 +142,8 @@ async def test_status_tells_conditions_handlers_and_the_agents_part(cri: Client)
         "handlers": ["restricted"],
         "staleContainers": ["default/web/app"],
         "ungovernedPods": 1,
+        "default": None,
         "unknownSyscalls": {},
-        "missingArtifacts": {},
         "withheldHandlers": [
             {"name": "confined", "reason": "MissingFeature", "message": "no AppArmor"}
         ],
