@@ -16,12 +16,14 @@ import shutil
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from noderuntime.api.config import load_config
 from noderuntime.cli import places, serve
 from noderuntime.cli.parts import bridge_of, parts_of
+from noderuntime.cli.running.apparmor import SharedAppArmor
 from noderuntime.cli.running.places import Place
 from noderuntime.engine.engine import Engine
 from noderuntime.errors import HostError, NodeRuntimeError
@@ -71,7 +73,8 @@ def tell(descriptor: int, line: str) -> None:
 async def _run(config: Config, place: Place, told: int) -> int:
     gone = _gone()
     parts = parts_of(config)
-    engine = Engine(parts)
+    apparmor = SharedAppArmor(parts.apparmor)
+    engine = Engine(replace(parts, apparmor=apparmor))
     driver = parts.cgroups.driver()
     await engine.recover()
     left = await _remove_pods(engine)
@@ -90,6 +93,7 @@ async def _run(config: Config, place: Place, told: int) -> int:
             await answering
         left += await _remove_pods(engine)
         running.cancel()
+    left += await apparmor.unload_all()
     left += await _remove_rest(config, place, driver)
     for each in left:
         _log.error("something is left", extra={"error": each})

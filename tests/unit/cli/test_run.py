@@ -11,10 +11,13 @@ from noderuntime.cli import run
 from noderuntime.cli.main import main
 from noderuntime.cli.manifest.workloads import workloads
 from noderuntime.cli.running import environment, request, session, sources, volumes
+from noderuntime.cli.running.apparmor import SharedAppArmor
 from noderuntime.cli.running.here import Here
 from noderuntime.cli.running.places import Place, left, taken
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.errors import ConfigError, DeniedError, FailedPreconditionError, UnavailableError
+from noderuntime.policy.apparmor import DEFAULT
+from tests.fakes.lsm import FakeAppArmor
 
 PROFILE = """
 apiVersion: noderuntime.io/v1alpha1
@@ -340,3 +343,16 @@ def test_a_secret_that_is_no_base64_is_named() -> None:
     data = b"{apiVersion: v1, kind: Secret, metadata: {name: s}, data: {k: '%'}}"
     with pytest.raises(ConfigError, match=r"f: Secret s: data\.k: is not base64"):
         sources.read("f", data, "default")
+
+
+async def test_a_run_removes_no_apparmor_profile_of_a_node_beside_it() -> None:
+    kernel = FakeAppArmor(enabled=True, loaded={"noderuntime-a-0123456789ab": "", "same": ""})
+    shared = SharedAppArmor(kernel)
+    for name in ("own", "same", "busy", DEFAULT):
+        await shared.load(name, "text")
+    await shared.unload("noderuntime-a-0123456789ab")
+    kernel.in_use.add("busy")
+    assert await shared.unload_all() == [
+        "the AppArmor profile busy: busy confines a running process"
+    ]
+    assert set(kernel.loaded) == {"noderuntime-a-0123456789ab", "same", "busy", DEFAULT}
