@@ -88,12 +88,13 @@ class Session:
         *,
         follow: Output,
         sources: Sources | None = None,
+        tell: Tell | None = None,
         control: Control | None = None,
     ) -> Mapping[str, int]:
         """Run a Pod to its end under the first handler; returns exit codes by container.
 
-        ``follow`` gets what containers write. Raises ConfigError for what only a cluster has, DeniedError,
-        and what else the runtime says.
+        ``follow`` gets what containers write, ``tell`` sentences (None: the session's). Raises ConfigError
+        for what only a cluster has, DeniedError, and what else the runtime says.
         """
         here = Here(
             workload=workload,
@@ -103,9 +104,8 @@ class Session:
         )
         require_possible(here)
         handlers = self._settings.handlers
-        pod = PodRun(
-            self.client, here, handlers[0].name if handlers else "", follow, tell=self._tell
-        )
+        handler = handlers[0].name if handlers else ""
+        pod = PodRun(self.client, here, handler, follow, tell=tell or self._tell)
         return await pod.run(control or Control())
 
     async def __aexit__(self, *_: object) -> None:
