@@ -235,10 +235,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     command = importlib.import_module(f"noderuntime.cli.{options.command}")
     try:
-        code: int = command.main(options)
+        return int(command.main(options))
     except NodeRuntimeError as error:
         sys.stderr.write(f"noderuntime: {error}\n")
         for note in getattr(error, "__notes__", ()):
             sys.stderr.write(f"  {note}\n")
         return 1
-    return code
