@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from noderuntime.cli.places import prepare
+from noderuntime.cli.places import FOLDER_MODE, prepare
 from noderuntime.errors import ConfigError, ResourceExhaustedError
 
 RUN: Final = Path("/run/noderuntime-run")
@@ -159,5 +159,9 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 def make_folders(place: Place) -> None:
     """Make the folders of a place. Raises ConfigError."""
-    for folder in (place.state.parent, place.state, place.run):
-        prepare(folder)
+    try:  # the user's own, or the system's: its mode is not for us to change
+        place.state.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make {place.state.parent}: {error.strerror}") from error
+    prepare(place.state)
+    prepare(place.run)

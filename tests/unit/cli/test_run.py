@@ -13,7 +13,7 @@ from noderuntime.cli.manifest.workloads import workloads
 from noderuntime.cli.running import environment, request, session, sources, volumes
 from noderuntime.cli.running.apparmor import SharedAppArmor
 from noderuntime.cli.running.here import Here
-from noderuntime.cli.running.places import Place, left, taken
+from noderuntime.cli.running.places import Place, left, make_folders, taken
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.errors import ConfigError, DeniedError, FailedPreconditionError, UnavailableError
 from noderuntime.policy.apparmor import DEFAULT
@@ -279,6 +279,7 @@ def test_volumes_hold_what_the_file_says(tmp_path: Path) -> None:
     folder = here.folder / "volumes"
     secret = folder / "kubernetes.io~secret/s/deep/er"
     assert (secret.read_text(), secret.stat().st_mode & 0o777) == ("v", 0o400)
+    assert here.place.pods.stat().st_mode & 0o777 == 0o700
     assert (folder / "kubernetes.io~projected/p/labels").read_text() == 'app="web"'
     assert (folder / "kubernetes.io~projected/p/k").read_text() == "v"
     assert "198.18.3.2\tweb\n" in (here.folder / "etc-hosts").read_text()
@@ -294,6 +295,16 @@ def test_places_are_held_one_by_one_and_leave_nothing(tmp_path: Path) -> None:
         with taken(state, run=root) as again:
             assert again.number == 1
     assert not root.exists()
+
+
+def test_the_users_own_folder_keeps_its_mode(tmp_path: Path) -> None:
+    state = tmp_path / "mine"
+    state.mkdir(mode=0o755)
+    with taken(state, run=tmp_path / "run") as place:
+        make_folders(place)
+        assert state.stat().st_mode & 0o777 == 0o755
+        assert place.state.stat().st_mode & 0o777 == 0o711
+        place.run.rmdir()
 
 
 def test_what_a_dead_run_left_is_found_and_its_place_not_taken(tmp_path: Path) -> None:
