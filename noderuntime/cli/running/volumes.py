@@ -69,7 +69,9 @@ def require_possible(here: Here) -> None:
 
 def make(here: Here) -> None:
     """Make all volumes but those that tell the Pod's address (``tell``). Blocking. Raises HostError."""
-    here.folder.mkdir(mode=0o711, parents=True)
+    # Secrets are among them: no user of the machine gets in.
+    here.place.pods.mkdir(mode=0o700, parents=True, exist_ok=True)
+    here.folder.mkdir(mode=0o711)
     (here.folder / "volumes").mkdir(mode=0o711)
     here.logs.mkdir(mode=0o700)
     for volume in here.workload.pod.spec.volumes:
