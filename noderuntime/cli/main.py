@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,7 @@ from noderuntime.cli.places import AGENT_SOCKET
 from noderuntime.errors import NodeRuntimeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     # argparse has no public name for it.
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     _add_status(commands)
     _add_explain(commands)
     _add_run(commands)
+    _add_record(commands)
     return top
 
 
@@ -120,13 +122,41 @@ def _add_run(commands: Commands) -> None:
         "is not 0, else 0; 3 the profile refuses the Pod, 2 the files or the command line are wrong, 1 "
         "something else is, 124 the time is up, 130 and 143 it was interrupted.",
     )
+    _add_pod(run)
+    _add_profiles(run)
+
+
+def _add_record(commands: Commands) -> None:
+    record = commands.add_parser(
+        "record",
+        help="run a Pod on this machine and write the least profile that it needs",
+        description="Runs a Pod once, as `run` does, notes what it uses (system calls, capabilities, users, "
+        "what it writes), and writes the least SecurityProfile under which the same works again. Use "
+        "what is to work while it runs; Ctrl-C stops the Pod, and the profile is written. Exit codes: 0 "
+        "it is written, but 3 the Pod is refused, 2 the files or the command line are wrong, 1 something "
+        "else is; where a container failed by itself, its exit code.",
+    )
+    _add_pod(record)
+    _add_namespace(record)
+    record.add_argument(
+        "-o",
+        "--output",
+        default="-",
+        metavar="FILE",
+        help="where the profile goes (default: stdout; what containers write goes to stderr then)",
+    )
+    record.add_argument(
+        "--name", default="", metavar="NAME", help="of the profile (default: the Pod's)"
+    )
+
+
+def _add_pod(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "pod",
         metavar="POD.yaml",
         help="a Pod, or what has a Pod's template, with the ConfigMaps and Secrets that it uses; - is "
         "standard input",
     )
-    _add_profiles(run)
     run.add_argument(
         "--timeout",
         type=float,
@@ -165,6 +195,10 @@ def _add_profiles(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--profile-name", default="", metavar="NAME", help="which profile, of several"
     )
+    _add_namespace(command)
+
+
+def _add_namespace(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--namespace", default="default", metavar="NAME", help="of Pods that name none"
     )
@@ -201,29 +235,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # gRPC's own lines are not JSON, and tell of every client that goes away.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        match options.command:
-            case "serve":
-                from noderuntime.cli import serve
-
-                return serve.main(options)
-            case "agent":
-                from noderuntime.cli import agent
-
-                return agent.main(options)
-            case "explain":
-                from noderuntime.cli import explain
-
-                return explain.main(options)
-            case "run":
-                from noderuntime.cli import run
-
-                return run.main(options)
-            case _:
-                from noderuntime.cli import status
-
-                return status.main(options)
+        return _command(options.command)(options)
     except NodeRuntimeError as error:
         sys.stderr.write(f"noderuntime: {error}\n")
         for note in getattr(error, "__notes__", ()):
             sys.stderr.write(f"  {note}\n")
         return 1
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    """Return what runs a command; nothing of the others is imported."""
+    command: Callable[[argparse.Namespace], int] = import_module(f"noderuntime.cli.{name}").main
+    return command

@@ -18,6 +18,7 @@ import json
 import os
 import socket
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 
@@ -69,11 +70,9 @@ class Listener:
         self.descriptor: Final = descriptor
         self._buffer = bytearray(len(_NOTHING))
         self._answer = bytearray(_RESPONSE.size)
-        try:
-            # The answer hands the processor to who waits: a third less for each call. Linux 6.6.
+        with suppress(OSError):  # before Linux 6.6
+            # The answer hands the processor to who waits.
             fcntl.ioctl(descriptor, _SET_FLAGS, _SYNC_WAKE_UP)
-        except OSError:
-            pass
 
     def receive(self) -> Notification | None:
         """Return a call that waits; None when it was interrupted meanwhile.

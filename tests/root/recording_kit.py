@@ -52,7 +52,9 @@ class Box:
         layout = spec.SpecLayout(
             rootfs=str(self.folder / "rootfs"), cgroups_path=f"/{CGROUP}/{container_id}"
         )
-        built: Any = spec.build(granted(PROFILE, "/bin/busybox", "sh", "-c", script, uid=uid), layout)
+        built: Any = spec.build(
+            granted(PROFILE, "/bin/busybox", "sh", "-c", script, uid=uid), layout
+        )
         built["linux"]["namespaces"] += [{"type": kind} for kind in ("network", "ipc", "uts")]
         (bundle / "config.json").write_text(json.dumps(asyncio.run(self._seal(built))))
         self.ids.append(container_id)

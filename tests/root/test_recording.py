@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,20 +32,22 @@ def started() -> list[str]:
 
 @pytest.fixture
 def recorder(box: Box, started: list[str]) -> Iterator[Recorder]:
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
     recorder = Recorder(box.socket, started.append)
     recorder.start()
     yield recorder
     if recorder.is_alive:
         recorder.stop()
     assert not [each for each in threading.enumerate() if each.name == "recorder"]
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
 
 
 def test_a_container_and_what_it_used_is_seen(
     box: Box, recorder: Recorder, started: list[str]
 ) -> None:
-    script = "echo one > /tmp/f && chown 7:7 /tmp/f && ln -s f /tmp/g && uname >/dev/null; echo done"
+    script = (
+        "echo one > /tmp/f && chown 7:7 /tmp/f && ln -s f /tmp/g && uname >/dev/null; echo done"
+    )
     container_id, code, output = box.run(script)
     assert (code, output) == (0, "done\n")
     recording: Recording = recorder.stop()
@@ -76,7 +77,11 @@ def test_an_exec_is_seen_as_of_its_container(box: Box, recorder: Recorder) -> No
 
 
 def test_many_containers_at_once_each_have_their_own(box: Box, recorder: Recorder) -> None:
-    wanted = [("mkdir /tmp/d", "mkdir"), ("ln -s a /tmp/l", "symlink"), ("mkfifo /tmp/f", "mknodat")] * 4
+    wanted = [
+        ("mkdir /tmp/d", "mkdir"),
+        ("ln -s a /tmp/l", "symlink"),
+        ("mkfifo /tmp/f", "mknodat"),
+    ] * 4
     scripts = [f"busybox {script}{number}" for number, (script, _) in enumerate(wanted)]
     with ThreadPoolExecutor(len(scripts)) as pool:
         ends = list(pool.map(box.run, scripts))

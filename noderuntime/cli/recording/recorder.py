@@ -99,6 +99,10 @@ class Recorder:
         """Return what was seen of a container."""
         return self._seen.get(container_id)
 
+    def wait(self) -> None:
+        """Return when calls are answered no more. Blocking."""
+        self._thread.join()
+
     def stop(self) -> Recording:
         """End, and return everything. Raises the error that ended it before."""
         if self._thread.ident is None:
