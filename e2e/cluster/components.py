@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+from e2e.cluster import unit
 from e2e.cluster.layout import (
     API_PORT,
     COLLECTOR,
@@ -268,6 +269,7 @@ def runtime(layout: Layout, *, tracing: bool) -> Command:
     config = str(RUNTIME_ETC / "config.toml")
     argv = (sys.executable, "-m", "noderuntime", "serve", "--config", config)
     environment = {
+        **unit.environment(),
         "PYTHONPATH": f"{layout.repository}:{layout.repository / 'operator'}",
         "PYTHONUNBUFFERED": "1",
     }

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from e2e.cluster import build, cgroups, debian, firewall, network, processes
+from e2e.cluster import build, cgroups, debian, firewall, network, processes, unit
 from e2e.cluster.layout import Layout
 from e2e.cluster.state import ClusterError
 from e2e.conformance import standins
@@ -223,8 +223,10 @@ def _configure(node: Node, registry: str) -> None:
 def _serving(node: Node) -> Iterator[None]:
     layout, folder = node.layout, node.folder
     argv = [sys.executable, "-m", "noderuntime", "serve", "--config", str(folder / "config.toml")]
-    environment = layout.environment() | {
-        "PYTHONPATH": f"{layout.repository}:{layout.repository / 'operator'}"
+    environment = {
+        **layout.environment(),
+        **unit.environment(),
+        "PYTHONPATH": f"{layout.repository}:{layout.repository / 'operator'}",
     }
     with _process(argv, folder / "runtime.log", environment):
         _until_answers(node)

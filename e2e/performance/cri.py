@@ -68,7 +68,9 @@ class Client:
         self._path = path
         self._channel: aio.Channel | None = None
 
-    async def _call(self, name: str, request: Message, answer: type[Answer]) -> Answer:
+    async def _call(
+        self, name: str, request: Message, answer: type[Answer], timeout_s: float = TIMEOUT_S
+    ) -> Answer:
         if self._channel is None:
             self._channel = aio.insecure_channel(f"unix://{self._path}", options=_OPTIONS)
         service = "ImageService" if "Image" in name else "RuntimeService"
@@ -77,7 +79,7 @@ class Client:
             request_serializer=_bytes_of,
             response_deserializer=answer.FromString,
         )
-        result: Answer = await call(request, timeout=TIMEOUT_S)
+        result: Answer = await call(request, timeout=timeout_s)
         return result
 
     async def close(self) -> None:

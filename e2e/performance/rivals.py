@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from e2e.cluster import unit
 from e2e.performance.figures import OURS, THEIRS
 from e2e.performance.groups import Group
 from e2e.performance.registry import BUSYBOX, PAUSE, TAG
@@ -141,7 +142,11 @@ def ours(places: Places, group: Group, *, built_in: bool = False) -> Rival:
         '[metrics]\naddress = "127.0.0.1:9475"\n'
     )
     argv = (sys.executable, "-m", "noderuntime", "serve", "--config", str(config))
-    environment = {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": ""}
+    environment = {
+        **unit.environment(),
+        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
     return Rival(OURS, places, argv, environment, group)
 
 

@@ -106,12 +106,6 @@ def _ready(state: NodeState, seen: Observation) -> Condition:
 
 
 def _seccomp(state: NodeState, served: Served) -> Condition:
-    if served.missing_artifacts:
-        told = "; ".join(
-            f"handler {name}: {why}" for name, why in sorted(served.missing_artifacts.items())
-        )
-        message = f"Pods of these are refused, as their artifact is not on the node: {told}"
-        return _condition(state, "ArtifactMissing", message, kind="SeccompComplete")
     if not served.unknown_syscalls:
         return _condition(
             state, "Complete", "every call can be in a filter", status=True, kind="SeccompComplete"

@@ -34,7 +34,8 @@ class AppArmor(ApiModel):
         "In the kernel it is called noderuntime-PROFILE-DIGEST, so a changed text is another profile and "
         "containers keep the one they were started under; peer=NAME follows. That the node may signal "
         "the container is added. No attachment, no other profile, hat or child; includes only of "
-        "<abstractions/...> and <tunables/...>; flags attach_disconnected, mediate_deleted, audit.",
+        "<abstractions/...> and <tunables/...>; flags attach_disconnected, mediate_deleted, audit. In Audit, "
+        "and for the Pods of an exception, the kernel logs what the text would deny, and allows it.",
         json_schema_extra=failure(
             "A text that breaks these rules stalls the profile, and nodes keep what they serve. A node "
             "whose apparmor_parser refuses it does not offer the handler and says why."

@@ -76,13 +76,12 @@ _CONDITIONS: Final = {
         ),
     ),
     "NodeRuntimeState": (
-        ("Ready", "the node serves the revision of the spec"),
+        ("Ready", "the node serves the revision of the spec, and offers every handler of it"),
         (
             "SeccompComplete",
-            "the node has every artifact that the profiles name (else its handlers' Pods are refused), and "
-            "its libseccomp knows every system call that they name. A call that it does "
-            "not know cannot be in a filter, and is refused (under an artifact: gets its default "
-            "action): harmless where it is denied, missed where it is allowed",
+            "the node's libseccomp knows every system call that the profiles name. A call that it does not "
+            "know cannot be in a filter, and is refused (under an artifact: gets its default action): "
+            "harmless where it is denied, missed where it is allowed",
         ),
     ),
 }

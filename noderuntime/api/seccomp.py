@@ -168,7 +168,7 @@ class Seccomp(ApiModel):
         max_length=512,
         json_schema_extra=failure(
             "Missing, damaged or not a filter: the node does not offer the handler, refuses its Pods with "
-            "the reason, and tries again; SeccompComplete is False with reason ArtifactMissing."
+            "the reason (`withheldHandlers` has it, ArtifactMissing), and tries again."
         ),
         description="The filter as an OCI artifact, by digest: one layer with the JSON of the OCI "
         "runtime-spec, config of type `application/vnd.cncf.seccomp-profile.config.v1+json`, as "

@@ -83,8 +83,9 @@ class SecurityProfileSpec(ApiModel):
         max_length=253,
         pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
         description="Another SecurityProfile: what this one leaves out is as there, and what it says may only "
-        "be tighter. Lists of what is denied or masked are added to those there. `mode`, `auditSections` "
-        "and `exceptions` are not inherited, and may not be wider than there.",
+        "be tighter; what cannot be compared (AppArmor texts, SELinux types, artifacts) must be the same. Lists "
+        "of what is denied or masked are added to those there. `mode`, `auditSections` and `exceptions` are not "
+        "inherited, and may not be wider than there.",
         json_schema_extra=failure(
             "Where it is missing, goes round in a circle or is loosened, the profile is Stalled with the name "
             "of the field, and nodes keep what they serve."

@@ -57,8 +57,9 @@ class WithheldHandler(ApiModel):
     reason: str = Field(
         min_length=1,
         max_length=64,
-        description="MissingFeature (the kernel lacks what the profile demands), AppArmorProfileRefused or "
-        "AppArmorProfileNotLoaded.",
+        description="MissingFeature (the kernel lacks what the profile demands), AppArmorProfileRefused, "
+        "AppArmorProfileNotLoaded, SELinuxLabelUnknown (by the node's policy) or ArtifactMissing (the seccomp "
+        "artifact was not fetched yet, or cannot be; it is tried again).",
     )
     message: str = Field(max_length=2048, description="What is missing, as a sentence for people.")
 

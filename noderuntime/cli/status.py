@@ -50,8 +50,6 @@ def as_text(status: RuntimeStatus) -> str:
         f"  {'Other handlers':<16}{', '.join(own) or 'none'}",
         f"  {'Ungoverned':<16}{_pods(served.ungoverned_pods)} under no profile",
     ]
-    for handler, why in sorted(served.missing_artifacts.items()):
-        lines.append(f"  {handler}: NOT OFFERED: its seccomp artifact is not here: {why}")
     for handler, names in sorted(served.unknown_syscalls.items()):
         lines.append(f"  {handler}: no filter of this node can name {', '.join(names)}")
     if served.withheld_handlers:

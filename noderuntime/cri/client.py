@@ -50,7 +50,6 @@ class Served(BaseModel):
     handlers: tuple[str, ...] = ()
     stale_containers: tuple[str, ...] = ()
     ungoverned_pods: int = Field(default=0, ge=0)
-    missing_artifacts: Mapping[str, str] = Field(default_factory=dict[str, str])
     unknown_syscalls: Mapping[str, tuple[str, ...]] = Field(
         default_factory=dict[str, tuple[str, ...]]
     )

@@ -110,7 +110,6 @@ def node_info(node: NodeStatus) -> str:
             "staleContainers": list(node.stale_containers),
             "ungovernedPods": node.ungoverned_pods,
             "unknownSyscalls": dict(node.unknown_syscalls),
-            "missingArtifacts": dict(node.missing_artifacts),
             "withheldHandlers": [
                 {"name": each.name, "reason": each.reason, "message": each.message}
                 for each in node.withheld

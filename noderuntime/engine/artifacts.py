@@ -1,7 +1,7 @@
 """The filters that handlers have as OCI artifacts: fetched when a revision names them, and kept.
 
-A handler whose artifact is not on the node runs nothing: its Pods are refused with the reason, and
-asking again is one more try. Without a network an artifact that was fetched once serves on.
+A handler whose artifact is not on the node is withheld (``offers.py``): its Pods are refused with the
+reason, and asking again is one more try. Without a network an artifact that was fetched once serves on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from noderuntime.policy.seccomp import names_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from noderuntime.engine.handlers import Handler, HandlerTable
+    from noderuntime.engine.handlers import HandlerTable
     from noderuntime.images.ports import Images
 
 _log = logging.getLogger(__name__)
@@ -28,94 +28,75 @@ PAUSE_S: Final = 300.0  # the longest between two tries
 
 
 class SeccompArtifacts:
-    """The texts that the served handlers need, and why others are not there."""
+    """The filters that were fetched, by reference, and why others are not there."""
 
-    def __init__(self, images: Images, handlers: HandlerTable) -> None:
+    def __init__(self, images: Images) -> None:
         """Fetch nothing yet."""
         self._images = images
-        self._handlers = handlers
-        self._texts: dict[str, str] = {}
-        self._names: dict[str, frozenset[str]] = {}  # of each text; Status asks every few seconds
+        self._filters: dict[str, Mapping[str, object]] = {}  # as OCI has them, parsed once
+        self._names: dict[str, frozenset[str]] = {}  # of each; Status asks every few seconds
         self._problems: dict[str, str] = {}
 
-    async def text(self, handler: Handler) -> str | None:
-        """Return the handler's artifact, None where it has none.
-
-        Raises FailedPreconditionError with the reason where it cannot be had.
-        """
-        reference = _reference(handler)
+    def filter_of(self, reference: str) -> Mapping[str, object] | None:
+        """Return the filter, None for no reference. Raises FailedPreconditionError if it is not here."""
         if not reference:
             return None
-        if reference not in self._texts:
-            await self._fetch(reference)
-        if reference in self._texts:
-            return self._texts[reference]
-        raise FailedPreconditionError(
-            f'handler "{handler.name}" runs nothing on this node: its seccomp artifact {reference} '
-            f"is not here: {self._problems.get(reference, 'it was not fetched yet')}"
-        )
+        if reference not in self._filters:
+            raise FailedPreconditionError(f"seccomp artifact {self.why_missing(reference)}")
+        return self._filters[reference]
 
-    def missing(self) -> Mapping[str, str]:
-        """Return the handlers whose artifact is not here, with the reason."""
-        wanted = self._wanted()
-        return {
-            handler: f"{reference}: {self._problems.get(reference, 'it was not fetched yet')}"
-            for handler, reference in wanted.items()
-            if reference not in self._texts
-        }
+    def why_missing(self, reference: str) -> str:
+        """Return the reason why it is not here; "" where it is, or none is named."""
+        if not reference or reference in self._filters:
+            return ""
+        why = self._problems.get(reference, "it was not fetched yet")
+        return f"{reference} is not here: {why}"
 
-    def names(self) -> Mapping[str, frozenset[str]]:
-        """Return the system calls that the artifact of each handler names."""
-        return {
-            handler: self._names[reference]
-            for handler, reference in self._wanted().items()
-            if reference in self._names
-        }
+    def names(self, reference: str) -> frozenset[str]:
+        """Return the system calls that it names; none where it is not here."""
+        return self._names.get(reference, frozenset())
 
-    async def watch(self) -> None:
-        """Fetch what the revision names, again and again where that fails; until cancelled."""
-        pause, before = LOOK_AGAIN_S, frozenset[str](("nothing was looked at",))
-        while True:
-            wanted = frozenset(self._wanted().values())
-            if wanted != before:
-                pause, before = LOOK_AGAIN_S, wanted
-                self._texts = {r: text for r, text in self._texts.items() if r in wanted}
-                self._names = {r: names for r, names in self._names.items() if r in wanted}
-                if self._handlers.revision:
-                    await self._images.retain_artifacts(tuple(sorted(wanted)))
-            missing = wanted - self._texts.keys()
-            for reference in sorted(missing):
-                await self._fetch(reference)
-            pause = min(pause * 2, PAUSE_S) if missing - self._texts.keys() else LOOK_AGAIN_S
-            await self._pause(pause, wanted)
-
-    async def _pause(self, pause_s: float, wanted: frozenset[str]) -> None:
-        """Wait; no longer than until another revision is there."""
-        waited = 0.0
-        while waited < pause_s and frozenset(self._wanted().values()) == wanted:
-            await asyncio.sleep(LOOK_AGAIN_S)
-            waited += LOOK_AGAIN_S
-
-    async def _fetch(self, reference: str) -> None:
+    async def fetch(self, reference: str) -> bool:
+        """Try to get it, and tell whether it is here; ``why_missing`` has the reason."""
         try:
             async with asyncio.timeout(FETCH_S):
                 text = await self._images.artifact(reference)
-            names = names_of(seccomp_file.parse(reference, text))
+            document = seccomp_file.parse(reference, text)
         except TimeoutError:
             self._problems[reference] = f"it did not arrive within {FETCH_S:.0f} s"
         except NodeRuntimeError as error:
-            self._problems[reference] = str(error)
+            self._problems[reference] = " ".join(str(error).split())
         else:
-            self._texts[reference], self._names[reference] = text, names
+            self._filters[reference], self._names[reference] = document, names_of(document)
             self._problems.pop(reference, None)
-            return
+            return True
         why = self._problems[reference]
         _log.warning("a seccomp artifact is not here", extra={"artifact": reference, "error": why})
+        return False
 
-    def _wanted(self) -> dict[str, str]:
-        found = self._handlers.rules().items()
-        return {name: rules.seccomp.artifact for name, rules in found if rules.seccomp.artifact}
+    async def watch(self, handlers: HandlerTable) -> None:
+        """Fetch what the revision names, again and again where that fails; until cancelled."""
+        pause, before = LOOK_AGAIN_S, frozenset[str](("nothing was looked at",))
+        while True:
+            wanted = handlers.wanted_artifacts()
+            if wanted != before:
+                pause, before = LOOK_AGAIN_S, wanted
+                self._filters = {r: found for r, found in self._filters.items() if r in wanted}
+                self._names = {r: names for r, names in self._names.items() if r in wanted}
+                if handlers.revision:
+                    await self._images.retain_artifacts(tuple(sorted(wanted)))
+            missing = sorted(wanted - self._filters.keys())
+            for reference in missing:
+                await self.fetch(reference)
+                handlers.offer_again()  # or not, and now it is known why
+            is_here = wanted <= self._filters.keys()
+            pause = LOOK_AGAIN_S if is_here else min(pause * 2, PAUSE_S)
+            await _pause(pause, handlers, wanted)
 
 
-def _reference(handler: Handler) -> str:
-    return "" if handler.rules is None else handler.rules.seccomp.artifact
+async def _pause(pause_s: float, handlers: HandlerTable, wanted: frozenset[str]) -> None:
+    """Wait; no longer than until another revision is there."""
+    waited = 0.0
+    while waited < pause_s and handlers.wanted_artifacts() == wanted:
+        await asyncio.sleep(LOOK_AGAIN_S)
+        waited += LOOK_AGAIN_S

@@ -79,8 +79,8 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
     admission.require_namespaces(config.security.namespaces)
     admission.require_shared_pid(sandbox.config, config)
     config = replace(config, resources=honourable(node.parts.cgroups, config.resources))
-    await node.handlers.settle()
-    handler = admission.for_pod(node.handlers.get(sandbox.handler), sandbox.config, node.now_ns())
+    served = await node.handlers.settled(sandbox.handler)
+    handler = admission.for_pod(served, sandbox.config, node.now_ns())
     image = node.parts.images.find(config.image)
     if image is None:
         raise NotFoundError(f"image {config.image} is not on this node; pull it first")
@@ -187,7 +187,9 @@ async def _write_spec_of(work: ContainerWork, paths: HostPaths) -> None:
     sandbox = work.sandbox
     asked = user_of(record.config, work.image)
     user, host = await node.disk.run(_look, work, sandbox, asked, paths)
-    host = replace(host, seccomp_artifact=await node.artifacts.text(work.handler))
+    rules = work.handler.rules
+    artifact = None if rules is None else node.artifacts.filter_of(rules.seccomp.artifact)
+    host = replace(host, seccomp_artifact=artifact)
     facts = ImageFacts(config=work.image.config, user=user)
     judged = replace(record.config, image_reference=record.image_reference)
     asker = decisions.asking_to_create(work)

@@ -28,6 +28,7 @@ from noderuntime.engine.offers import Offers, Withheld
 from noderuntime.engine.sandbox_remove import remove_sandbox
 from noderuntime.engine.sandbox_run import run_sandbox
 from noderuntime.engine.sandbox_stop import stop_sandbox
+from noderuntime.engine.selinux import unknown_label
 from noderuntime.engine.state import ContainerState, SandboxState
 from noderuntime.engine.stats import ContainerStats, PodMetrics, SandboxStats
 from noderuntime.engine.store import Store
@@ -82,7 +83,6 @@ class NodeStatus:
     unknown_syscalls: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict[str, tuple[str, ...]]
     )
-    missing_artifacts: Mapping[str, str] = field(default_factory=dict[str, str])  # why, by handler
     libseccomp: str = ""  # its version, "" where there is none
     withheld: tuple[Withheld, ...] = ()  # handlers of the revision that this node cannot offer
 
@@ -96,7 +96,11 @@ class Engine:
         """Put the node together; nothing is read before ``recover``. ``boot_id`` is for tests."""
         config, disk = parts.config, Disk()
         profiles = Profiles(parts.apparmor, disk)
-        handlers = HandlerTable(config, Offers(partial(features_of, parts), profiles))
+        artifacts = SeccompArtifacts(parts.images)
+        offers = Offers(
+            partial(features_of, parts), profiles, artifacts, partial(unknown_label, parts)
+        )
+        handlers = HandlerTable(config, offers)
         self._boot_id = boot_id
         self._node = Node(
             parts=parts,
@@ -108,6 +112,7 @@ class Engine:
             handlers=handlers,
             filters=Filters(parts.seccomp, config.recording.socket),
             artifacts=SeccompArtifacts(parts.images, handlers),
+            artifacts=artifacts,
             decisions=decision_log(config),
             apparmor=profiles,
             faults=faults,
@@ -128,7 +133,7 @@ class Engine:
                 group.create_task(recovery.watch_unfinished(self._node))
                 group.create_task(network.watch(self._node))
                 group.create_task(self._node.handlers.watch(self._tidy))
-                group.create_task(self._node.artifacts.watch())
+                group.create_task(self._node.artifacts.watch(self._node.handlers))
         finally:
             await self.close()
 
@@ -290,7 +295,6 @@ class Engine:
         """Status."""
         handlers = self._node.handlers
         handlers.refresh()
-        missing = self._node.artifacts.missing()
         features = self._node.parts.mounts.features()
         return NodeStatus(
             handlers=tuple(
@@ -300,7 +304,6 @@ class Engine:
                     user_namespaces=features.idmapped,
                 )
                 for name in handlers.names()
-                if name not in missing
             ),
             network_not_ready=self._node.parts.network.not_ready_because(),
             network=self._node.parts.network.served_by(),
@@ -308,18 +311,18 @@ class Engine:
             revision_error=handlers.error,
             stale_containers=self._stale(),
             ungoverned_pods=self._ungoverned(),
-            revision_handlers=tuple(n for n in handlers.declared() if n not in missing),
+            revision_handlers=handlers.declared(),
             unknown_syscalls=self._unknown_syscalls(),
             libseccomp=self._node.filters.version,
-            missing_artifacts=missing,
             withheld=handlers.withheld(),
         )
 
     def _unknown_syscalls(self) -> Mapping[str, tuple[str, ...]]:
         """Return what no filter can name, of the handlers of which that is true."""
-        artifacts = self._node.artifacts.names()
         found = {
-            name: self._node.filters.unknown(artifacts.get(name, rules.seccomp.names))
+            name: self._node.filters.unknown(
+                self._node.artifacts.names(rules.seccomp.artifact) or rules.seccomp.names
+            )
             for name, rules in self._node.handlers.rules().items()
         }
         return {name: unknown for name, unknown in found.items() if unknown}

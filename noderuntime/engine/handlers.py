@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noderuntime.api.revision import Revision, RevisionHandler, digest_of
+from noderuntime.engine.offers import ARTIFACT_MISSING
 from noderuntime.errors import ConfigError, FailedPreconditionError, NodeRuntimeError
 from noderuntime.host import durable
 from noderuntime.host.watch import Renames
@@ -103,8 +104,12 @@ class HandlerTable:
 
     def wanted_profiles(self) -> frozenset[str]:
         """Return the AppArmor profiles that declared handlers name."""
-        found = (rules.apparmor for rules in self._rules())
-        return frozenset(each.name for each in found if each is not None)
+        found = [rules.apparmor for rules in self._rules() if rules.apparmor is not None]
+        return frozenset(name for each in found for name in (each.name, *each.texts()))
+
+    def wanted_artifacts(self) -> frozenset[str]:
+        """Return the seccomp artifacts that declared handlers name, those not offered too."""
+        return frozenset(r.seccomp.artifact for r in self._rules() if r.seccomp.artifact)
 
     def withheld(self) -> tuple[Withheld, ...]:
         """Return the declared handlers that this node cannot offer."""
@@ -141,7 +146,23 @@ class HandlerTable:
         if self.revision and not self._loading:
             await self._offers.load(self._rules())
             if self._compiled is compiled:  # else another revision came meanwhile
-                self._offer()
+                self.offer_again()
+
+    def offer_again(self) -> None:
+        """Judge anew what of the served revision can be offered: something may have come."""
+        if self.revision and not self._loading:
+            self._offer()
+
+    async def settled(self, name: str) -> Handler:
+        """Settle, and return the handler as ``get`` does; what it waits for is tried once more."""
+        await self.settle()
+        found, withheld = self._compiled.get(name), self._withheld.get(name)
+        if found is None or found.rules is None or withheld is None:
+            return self.get(name)
+        if withheld.reason == ARTIFACT_MISSING:
+            await self._offers.fetch(found.rules)
+            self.offer_again()  # the reason may be another one, too
+        return self.get(name)
 
     def get(self, name: str) -> Handler:
         """Return the handler; "" is the default. Raises FailedPreconditionError with the reason."""

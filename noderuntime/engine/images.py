@@ -28,8 +28,7 @@ async def pull_image(
 
     ``pod`` is whom it is for, where that is known: an exception may hold for it.
     """
-    await node.handlers.settle()
-    served = node.handlers.get(handler)
+    served = await node.handlers.settled(handler)
     if pod is not None:
         served = admission.for_pod(served, pod, node.now_ns())
     asked = asking(node, "PullImage", None if pod is None else pod.pod)

@@ -48,14 +48,12 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             f"sandbox {existing.id} of Pod {config.pod.namespace}/{config.pod.name}, attempt "
             f"{config.pod.attempt}, was stopped; remove it first or use another attempt"
         )
-    await node.handlers.settle()
-    served = admission.for_pod(node.handlers.get(handler), config, node.now_ns())
+    served = admission.for_pod(await node.handlers.settled(handler), config, node.now_ns())
     if config.namespaces.user is not None and not node.parts.mounts.features().idmapped:
         raise FailedPreconditionError(
             "hostUsers: false needs a kernel of 5.19 or later that lets user namespaces be made; "
             "run this Pod on another node"
         )
-    await node.artifacts.text(served)  # no Pod is made that could run nothing
     asked = asking(node, "RunPodSandbox", pod=config.pod)
     grant = admission.admit_sandbox(asked, served, config)
     sandbox_id = SandboxId(new_id())

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from noderuntime.engine.state import SandboxRecord
     from noderuntime.engine.work import ContainerWork, SandboxWork
     from noderuntime.policy.model import ContainerGrant, SandboxConfig
-    from noderuntime.policy.rules import HandlerRules
+    from noderuntime.policy.rules import HandlerRules, SelinuxRules
 
 
 class Levels:
@@ -86,6 +86,16 @@ def lsm_facts(parts: Parts, level: str) -> LsmFacts:
         selinux_file=file,
         selinux_level=level,
     )
+
+
+def unknown_label(parts: Parts, rules: SelinuxRules) -> str:
+    """Return the declared label that the node's policy does not know; "" where it knows all. Blocking.
+
+    Of a level that each Pod has of its own any one is asked for.
+    """
+    level = rules.level or selinux.level_of_pod(0)
+    found = selinux.declared_labels(rules, lsm_facts(parts, level))
+    return next((c for c in (found.process, found.mount) if not parts.selinux.is_valid(c)), "")
 
 
 async def look(work: ContainerWork, sandbox: SandboxRecord) -> None:

@@ -21,11 +21,11 @@ Malformed requests raise InvalidArgumentError in both cases.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from noderuntime.api.securityprofile import Section
-from noderuntime.errors import InvalidArgumentError
+from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
 from noderuntime.policy import (
     apparmor,
     capabilities,
@@ -221,10 +221,12 @@ def _under_profile(facts: ContainerFacts, grant: ContainerGrant) -> ContainerGra
     )
 
 
-def _artifact(rules: SeccompRules, host: HostFacts) -> dict[str, object] | None:
+def _artifact(rules: SeccompRules, host: HostFacts) -> Mapping[str, object] | None:
     if not rules.artifact:
         return None
-    document = seccomp_file.parse(rules.artifact, host.seccomp_artifact)
+    document = host.seccomp_artifact
+    if document is None:
+        raise FailedPreconditionError(f"seccomp artifact {rules.artifact} is not here")
     return seccomp_file.audited(document) if rules.audit else document
 
 

@@ -26,7 +26,10 @@ def rules_at(rules: HandlerRules, sandbox: SandboxConfig, now_s: float) -> Handl
         return rules
     audited = rules.audit_sections | sections
     seccomp = replace(rules.seccomp, audit="seccomp" in audited)
-    return replace(rules, audit_sections=audited, seccomp=seccomp)
+    apparmor = rules.apparmor
+    if apparmor is not None and apparmor.audited is not None and "appArmor" in audited:
+        apparmor = apparmor.audited
+    return replace(rules, audit_sections=audited, seccomp=seccomp, apparmor=apparmor)
 
 
 def holding(rules: HandlerRules, sandbox: SandboxConfig, now_s: float) -> Iterator[ExceptionRule]:

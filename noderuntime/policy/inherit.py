@@ -26,6 +26,7 @@ DEEPEST: Final = 8  # profiles in a chain, the first and the last counted
 _OWN: Final = ("inherits", "mode", "audit_sections", "exceptions")
 # What is in these lists is denied or set: those of base and profile hold together.
 _ADDED: Final = frozenset({"masked_paths", "readonly_paths", "seccomp.deny"})
+_WHOLE: Final = "app_armor"  # one of its fields alone may be said, so they are not joined
 _Model = TypeVar("_Model", bound=ApiModel)
 
 
@@ -100,11 +101,12 @@ def _tightened(
             f"SecurityProfile {name}: {where}: together with those of its base: {first['msg'].lower()}"
         ) from error
     before, after = check(str(child.inherits), plain), check(name, whole)
-    fields = tuple(dict.fromkeys(loosened(before, after, plain, whole)))
+    fields = tuple(dict.fromkeys(loosened(before, after)))
     if fields:
         raise ConfigError(
             f"SecurityProfile {name}: inherits {child.inherits}, which is tighter in {listed(fields)}: "
-            f"a profile may only be tighter than its base; remove it here, or loosen it there"
+            f"a profile may only be tighter than its base, and what cannot be compared counts as looser; "
+            f"remove it here, or loosen it there"
         )
     return merged
 
@@ -115,7 +117,9 @@ def _merge(base: _Model, child: _Model, path: str) -> _Model:
         here = f"{path}{field}"
         said: Any = getattr(child, field)
         before: Any = getattr(base, field)
-        if isinstance(said, ApiModel) and isinstance(before, ApiModel):
+        if here == _WHOLE:
+            updates[field] = said
+        elif isinstance(said, ApiModel) and isinstance(before, ApiModel):
             updates[field] = _merge(before, said, f"{here}.")
         elif here in _ADDED:
             updates[field] = tuple(dict.fromkeys((*before, *said)))

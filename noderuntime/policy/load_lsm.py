@@ -11,7 +11,7 @@ PER_POD = "PerPod"
 
 
 def apparmor_rules(profile: str, spec: SecurityProfileSpec) -> AppArmorRules | None:
-    """Return what is declared of AppArmor; in Audit the kernel logs what the text would deny."""
+    """Return what is declared of AppArmor."""
     section = spec.app_armor
     if section is None:
         return None
@@ -19,16 +19,30 @@ def apparmor_rules(profile: str, spec: SecurityProfileSpec) -> AppArmorRules | N
     if len(given) != 1:
         raise ValueError("appArmor: exactly one of profile, name and mode must be given")
     if section.profile is not None:
-        audit = spec.mode == "Audit" or "appArmor" in spec.audit_sections
         try:
             text = apparmor_text.read(section.profile)
         except ValueError as error:
             raise ValueError(f"appArmor.profile: {error}") from error
-        name, source = apparmor_text.compile_text(text, profile, complain=audit)
-        return AppArmorRules(name=name, text=source)
+        return _in_its_modes(text, profile, spec)
     if section.name is not None:
         return AppArmorRules(name=section.name)
     return AppArmorRules(name=DEFAULT if section.mode == "RuntimeDefault" else UNCONFINED)
+
+
+def _in_its_modes(
+    text: apparmor_text.ProfileText, profile: str, spec: SecurityProfileSpec
+) -> AppArmorRules:
+    """Compile a text; in Audit, and for the Pods of an exception, the kernel logs what it would deny."""
+    name, source = apparmor_text.compile_text(text, profile, complain=False)
+    digest = name.rpartition("-")[2]
+    audited_name, audited_source = apparmor_text.compile_text(text, profile, complain=True)
+    audited = AppArmorRules(name=audited_name, text=audited_source, digest=digest)
+    if spec.mode == "Audit" or "appArmor" in spec.audit_sections:
+        return audited
+    is_excepted = any("appArmor" in each.sections for each in spec.exceptions)
+    return AppArmorRules(
+        name=name, text=source, digest=digest, audited=audited if is_excepted else None
+    )
 
 
 def selinux_rules(spec: SecurityProfileSpec) -> SelinuxRules | None:

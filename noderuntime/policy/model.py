@@ -309,7 +309,7 @@ class HostFacts:
     real_paths: Mapping[str, str] = field(default_factory=dict[str, str])
     capabilities: frozenset[str] | None = None
     seccomp_file: str | None = None
-    seccomp_artifact: str | None = None  # the text of the profile's artifact, where it has one
+    seccomp_artifact: Mapping[str, object] | None = None  # the profile's artifact, parsed
     lsm: LsmFacts = LsmFacts()
 
 

@@ -71,10 +71,19 @@ class AppArmorRules:
     """The declared AppArmor profile by its name in the kernel; "" is unconfined.
 
     ``text`` is what to load under that name; "" is loaded already, or the runtime's own default.
+    ``digest`` is that of the declared text, whatever its mode and the profile's name. ``audited`` is
+    the same text as the kernel only logs what it would deny, for the Pods of an exception.
     """
 
     name: str
     text: str = ""
+    digest: str = ""
+    audited: AppArmorRules | None = None
+
+    def texts(self) -> dict[str, str]:
+        """Return what must be in the kernel, by its name there."""
+        own = {self.name: self.text} if self.text else {}
+        return own if self.audited is None else own | self.audited.texts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,8 @@ from noderuntime.policy.model import (
 from noderuntime.policy.mounts import is_kubelets
 from noderuntime.policy.rules import HandlerRules, SelinuxRules
 
-DEFAULT_PROCESS: Final = "system_u:system_r:container_t:s0"
+DEFAULT_TYPE: Final = "container_t"
+DEFAULT_PROCESS: Final = f"system_u:system_r:{DEFAULT_TYPE}:s0"
 DEFAULT_FILE: Final = "system_u:object_r:container_file_t:s0"
 CATEGORIES: Final = 1024
 _PARTS: Final = ("user", "role", "type", "level")
@@ -72,8 +73,17 @@ def labels(
     is_open = asked == SelinuxOptions() and declared is None
     if is_open and (container.security.privileged or not lsm.selinux_process):
         return None
+    return _joined(asked, declared or SelinuxRules(type=""), lsm)
+
+
+def declared_labels(rules: SelinuxRules, lsm: LsmFacts) -> SelinuxLabels:
+    """Return the labels of a container that asks for none, in a Pod with the level of ``lsm``."""
+    return _joined(SelinuxOptions(), rules, lsm)
+
+
+def _joined(asked: SelinuxOptions, said: SelinuxRules, lsm: LsmFacts) -> SelinuxLabels:
+    """Return each part as it is asked for, declared, or the node's."""
     user, role, kind, base_level = _split(lsm.selinux_process or DEFAULT_PROCESS)
-    said = declared or SelinuxRules(type="")
     level = asked.level or said.level or lsm.selinux_level or base_level
     process = (
         asked.user or said.user or user,

@@ -1,58 +1,35 @@
 """Which fields of one profile allow more than those of another: none, and it admits no more.
 
 Each comparison is on the compiled rules and sound, not complete: what cannot be shown to be as tight
-counts as looser. Sections that are not known here (a newer one) may be set where the base has none,
-and must otherwise be the same.
+counts as looser. So an AppArmor text, a SELinux type and an artifact must be those of the base: what
+they allow is known to the kernel and the node's policy alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from functools import lru_cache
-from typing import Final, TypeAlias, TypedDict, cast
+from collections.abc import Callable, Iterator
+from typing import Final, Literal, TypeAlias
 
-from noderuntime.api.securityprofile import SecurityProfileSpec
-from noderuntime.policy import seccomp, sysctls
-from noderuntime.policy.capabilities import KNOWN
+from noderuntime.policy import sysctls, tighter_seccomp
+from noderuntime.policy.apparmor import DEFAULT, UNCONFINED
 from noderuntime.policy.mounts import covering
-from noderuntime.policy.rules import ExceptionRule, HandlerRules, Ranges, SeccompRules
-
-_COMPARED: Final = frozenset(
-    [
-        *("inherits", "mode", "audit_sections", "exceptions", "privileged", "host_namespaces"),
-        *("user_namespace", "run_as", "no_new_privileges", "root_filesystem", "proc_mount"),
-        *("masked_paths", "readonly_paths", "capabilities", "seccomp", "sysctls", "devices"),
-        *("ulimits", "resources", "host_paths", "images"),
-    ]
+from noderuntime.policy.rules import (
+    AppArmorRules,
+    ExceptionRule,
+    HandlerRules,
+    Ranges,
+    SelinuxRules,
 )
+from noderuntime.policy.selinux import DEFAULT_TYPE
+
 _Looser: TypeAlias = Callable[[HandlerRules, HandlerRules], bool]
 
 
-def loosened(
-    base: HandlerRules,
-    child: HandlerRules,
-    base_spec: SecurityProfileSpec | None = None,
-    child_spec: SecurityProfileSpec | None = None,
-) -> Iterator[str]:
-    """Yield the fields in which ``child`` allows more; the specs are for sections not known here."""
-    for field, looser in _FIELDS:
+def loosened(base: HandlerRules, child: HandlerRules) -> Iterator[str]:
+    """Yield the fields in which ``child`` allows more, or cannot be shown to allow no more."""
+    for field, looser in FIELDS:
         if looser(base, child):
             yield field
-    if base_spec is not None and child_spec is not None:
-        yield from _unknown(base_spec, child_spec)
-
-
-def _unknown(base: SecurityProfileSpec, child: SecurityProfileSpec) -> Iterator[str]:
-    for name, field in SecurityProfileSpec.model_fields.items():
-        if name in _COMPARED:
-            continue
-        before = getattr(base, name)
-        if before != field.get_default() and getattr(child, name) != before:
-            yield str(field.alias or name)
-    artifacts = [getattr(spec.seccomp, "artifact", None) for spec in (base, child)]
-    if artifacts[0] != artifacts[1]:
-        yield "seccomp.artifact"  # what is in it is not known here
 
 
 def _exceptions(base: HandlerRules, child: HandlerRules) -> bool:
@@ -151,80 +128,51 @@ def _registries(base: tuple[str, ...], child: tuple[str, ...]) -> bool:
     )
 
 
-class _Entry(TypedDict):
-    """One of OCI's ``syscalls``, as far as it is compared."""
+def _apparmor(base: HandlerRules, child: HandlerRules) -> bool:
+    """Compare what confines; of two texts or names only the same is known to be as tight.
 
-    names: list[str]
-    action: str
-    args: list[object]
-
-
-_PERMISSIVE: Final = frozenset(("SCMP_ACT_ALLOW", "SCMP_ACT_LOG"))
-_Verdicts: TypeAlias = frozenset[tuple[bool, str]]  # of one call: is it made, under which arguments
-
-
-def _seccomp(base: HandlerRules, child: HandlerRules) -> bool:
-    """Compare the filters themselves, for the capabilities that make a difference to them."""
-    mine, theirs = (replace(rules.seccomp, audit=False) for rules in (child, base))
-    return mine != theirs and _is_filter_wider(theirs, mine)
-
-
-@lru_cache(maxsize=128)
-def _is_filter_wider(theirs: SeccompRules, mine: SeccompRules) -> bool:
-    cases = [("x86_64", names) for names in _capability_sets()]
-    cases.append(("aarch64", KNOWN))  # its entries alone differ
-    return any(
-        _is_wider(
-            seccomp.filter_of(theirs, names, machine), seccomp.filter_of(mine, names, machine)
-        )
-        for machine, names in cases
-    )
-
-
-def _capability_sets() -> Iterator[frozenset[str]]:
-    """Yield sets in which each call's groups hold in every combination that there is.
-
-    What a group depends on is one capability, to be there or not: so none, one, all, and all but one.
+    A profile that says nothing is the runtime's own where the kernel has AppArmor, so that alone may
+    be declared in its place.
     """
-    gates = frozenset(name for g in seccomp.GROUPS for name in (g.capability, g.unless) if name)
-    yield frozenset()
-    yield gates
-    for gate in sorted(gates):
-        yield frozenset((gate,))
-        yield gates - {gate}
+    above, mine = base.apparmor, child.apparmor
+    if above is not None and above.name == UNCONFINED:
+        return False
+    if mine is None or above is None:
+        return mine is not above and (mine is None or mine.name != DEFAULT)
+    return _content(above) != _content(mine)
 
 
-def _is_wider(base: dict[str, object], child: dict[str, object]) -> bool:
-    entries = set(cast("Iterable[str]", base.get("architectures", ())))
-    if not set(cast("Iterable[str]", child.get("architectures", ()))) <= entries:
-        return True
-    theirs, mine = _verdicts(base), _verdicts(child)
-    return any(
-        found != theirs.get(name) and not _is_covered(found, theirs.get(name, frozenset()))
-        for name, found in mine.items()
-    )
+def _content(rules: AppArmorRules) -> str:
+    """Return what stands for the content: the name in the kernel has the profile's name as well."""
+    return rules.digest or f"named {rules.name}"
 
 
-def _is_covered(child: _Verdicts, base: _Verdicts) -> bool:
-    """Tell whether ``child`` makes the call only where ``base`` does, whatever order rules have."""
-    made = {verdict for verdict in child if verdict[0]}
-    if not made:
-        return True
-    if any(not is_made for is_made, _ in base):
-        return False  # refused for some arguments: only the same would be as tight
-    return (True, "[]") in base or made <= base
+_SAYS_NOTHING: Final = SelinuxRules(type=DEFAULT_TYPE)
 
 
-def _verdicts(document: dict[str, object]) -> dict[str, _Verdicts]:
-    found: dict[str, _Verdicts] = {}
-    for entry in cast("list[_Entry]", document["syscalls"]):
-        verdict = (entry["action"] in _PERMISSIVE, str(entry.get("args") or []))
-        for name in entry["names"]:
-            found[name] = found.get(name, frozenset()) | {verdict}
-    return found
+def _selinux(part: Literal["type", "user", "role"]) -> _Looser:
+    """Compare a part of the label: which of two allows more, only the node's policy knows."""
+
+    def is_looser(base: HandlerRules, child: HandlerRules) -> bool:
+        above, mine = base.selinux or _SAYS_NOTHING, child.selinux or _SAYS_NOTHING
+        before, after = getattr(above, part), getattr(mine, part)
+        return bool(before != after)
+
+    return is_looser
 
 
-_FIELDS: Final[tuple[tuple[str, _Looser], ...]] = (
+def _level(base: HandlerRules, child: HandlerRules) -> bool:
+    """Compare levels; one of each Pod's own shares nothing, and is tighter than any that is shared."""
+    mine = "" if child.selinux is None else child.selinux.level
+    return bool(mine) and (base.selinux is None or base.selinux.level != mine)
+
+
+def _relabel(base: HandlerRules, child: HandlerRules) -> bool:
+    mine = child.selinux is not None and child.selinux.relabel
+    return mine and not (base.selinux is not None and base.selinux.relabel)
+
+
+FIELDS: Final[tuple[tuple[str, _Looser], ...]] = (
     ("mode", lambda a, b: b.audit and not a.audit),
     ("auditSections", lambda a, b: not a.audit and not b.audit_sections <= a.audit_sections),
     ("exceptions", _exceptions),
@@ -249,7 +197,16 @@ _FIELDS: Final[tuple[tuple[str, _Looser], ...]] = (
         lambda a, b: not b.allowed_capabilities <= a.allowed_capabilities | a.default_capabilities,
     ),
     ("capabilities.ambient", lambda a, b: not b.ambient_capabilities <= a.ambient_capabilities),
-    ("seccomp", _seccomp),
+    ("seccomp", lambda a, b: tighter_seccomp.is_wider(a.seccomp, b.seccomp)),
+    # What is in an artifact is not known here.
+    ("seccomp.artifact", lambda a, b: a.seccomp.artifact != b.seccomp.artifact),
+    ("appArmor", _apparmor),
+    ("seLinux", lambda a, b: a.selinux is not None and b.selinux is None),
+    ("seLinux.type", _selinux("type")),
+    ("seLinux.user", _selinux("user")),
+    ("seLinux.role", _selinux("role")),
+    ("seLinux.level", _level),
+    ("seLinux.relabel", _relabel),
     ("sysctls.allow", lambda a, b: not b.sysctls <= a.sysctls | sysctls.SAFE),
     ("devices.allow", _devices),
     ("devices.cdi", _cdi),

@@ -9,13 +9,9 @@ import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from e2e.cluster.build import CRITOOLS, build_go
 from e2e.cluster.layout import Layout
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[2]
 CRICTL = Path(os.environ.get("NR_CRICTL", ROOT / ".cluster/bin/crictl")).resolve()
@@ -37,13 +33,13 @@ class Crictl:
     @property
     def config(self) -> Path:
         path = self.folder / "crictl.yaml"
-        path.write_text(f"runtime-endpoint: unix://{self.socket}\ntimeout: 10\n")
+        path.write_text(f"runtime-endpoint: unix://{self.socket}\ntimeout: 60\n")
         return path
 
     async def run(self, *words: str, stdin: bytes | None = None, wanted: int = 0) -> str:
         """Return both outputs of a command that ends with ``wanted``."""
         process = await self.start(*words, stdin=stdin is not None)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             out, err = await process.communicate(stdin)
         text = out.decode() + err.decode()
         assert process.returncode == wanted, text
@@ -72,14 +68,7 @@ class Crictl:
             stdout=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             out = await process.stdout.read()
             await process.wait()
         return out.decode()
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    """Wait for what has no event."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # see above
-            await asyncio.sleep(0.02)

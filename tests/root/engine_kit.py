@@ -38,7 +38,7 @@ from noderuntime.policy.model import (
 IMAGE = "registry.example.com/busybox:1"
 RUNC = Path(shutil.which("runc") or "/usr/sbin/runc")
 BUSYBOX = Path("/usr/bin/busybox")
-SETTLE_S = 10.0
+SETTLE_S = 30.0
 # Within an image or a container: that is the container's, mount points made at its start too.
 SHARED_PID = Namespaces(pid=NamespaceMode.POD)
 MAPPING = IdMapping(container_id=0, host_id=1_000_000, length=65536)

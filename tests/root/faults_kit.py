@@ -30,6 +30,7 @@ verb=$CNI_COMMAND
 for word; do
     case $word in create|start|kill|state|delete|exec|update) verb=$word; break;; esac
 done
+[ ! -e {folder}/calls ] || echo "{name} $verb" >>{folder}/calls
 fault={folder}/{name}.$verb
 if [ -e "$fault" ]; then
     case $(cat "$fault") in
@@ -92,6 +93,14 @@ class FaultyNode(RealNode):
         for file in (self.config.run_dir / "containers").glob("*/conmon.pid"):
             with suppress(ProcessLookupError, ValueError):
                 os.kill(int(file.read_text()), signal.SIGKILL)
+
+    def count_calls(self) -> None:
+        """Write down from now on which program is started."""
+        (self.programs / "calls").write_text("")
+
+    def calls(self) -> list[str]:
+        """Return each start since ``count_calls``: ``PROGRAM VERB``."""
+        return (self.programs / "calls").read_text().splitlines()
 
     def fail(self, place: str, fault: str) -> None:
         """Let ``PROGRAM.VERB`` do as ``fault`` says; "" is what it is for."""

@@ -127,7 +127,7 @@ class Kit:
         return [*mounts, *processes, *cgroups]
 
 
-async def eventually(check: Callable[[], Awaitable[T | None]], timeout_s: float = 10.0) -> T:
+async def eventually(check: Callable[[], Awaitable[T | None]], timeout_s: float = 30.0) -> T:
     """Ask until the answer is not None."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from e2e.cluster import unit
 from e2e.performance.cri import Client, Pod
 from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from tests.root.engine_kit import IMAGE
@@ -72,7 +73,8 @@ class Soak:
         self.report = Report()
 
     @property
-    def _pid(self) -> int:
+    def pid(self) -> int:
+        """The runtime of now."""
         assert self._process is not None
         return self._process.pid
 
@@ -88,7 +90,7 @@ class Soak:
                 cwd=repository,
                 env={
                     **os.environ,
-                    **environment_of(repository / "deploy" / "noderuntime.service"),
+                    **unit.environment(),
                     "PATH": path,
                     "PYTHONPATH": str(repository),
                 },
@@ -160,7 +162,7 @@ class Soak:
         """Let the runtime count itself, when what a failed call has left is released."""
         await asyncio.sleep(QUIET_S)
         self._counts.unlink(missing_ok=True)
-        os.kill(self._pid, signal.SIGUSR1)
+        os.kill(self.pid, signal.SIGUSR1)
         async with asyncio.timeout(START_S):
             while not self._counts.exists():  # a file tells nobody
                 await asyncio.sleep(0.05)
@@ -240,12 +242,6 @@ class Soak:
         code: Any = getattr(error, "code", lambda: None)()
         if code is grpc.StatusCode.INTERNAL:
             self.report.internal.append(str(error))
-
-
-def environment_of(unit: Path) -> dict[str, str]:
-    """Return what a systemd unit sets: the runtime is looked at as it runs on a node."""
-    words = [line.split("=", 2) for line in unit.read_text().splitlines()]
-    return {word[1]: word[2] for word in words if word[0] == "Environment"}
 
 
 def requests_about(pod: Pod) -> Iterator[tuple[str, Message]]:

@@ -24,7 +24,8 @@ from noderuntime.engine.state import ContainerState
 from noderuntime.host.ports import CgroupDriver
 from tests.fakes.cri_engine import FakeEngine
 from tests.root import cri_kit
-from tests.root.cri_kit import Crictl, until
+from tests.root.cri_kit import Crictl
+from tests.root.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -146,7 +147,7 @@ async def test_exec_echoes_megabytes(node: Node) -> None:
     _, container_id = await node.pod()
     data = b"0123456789abcdef" * (256 << 10)
     process = await node.start("exec", "-i", container_id, "cat")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         out, _ = await process.communicate(data)
     assert out == data
 
@@ -168,7 +169,9 @@ async def test_a_reader_that_stops_makes_no_memory_grow(node: Node) -> None:
 
 async def test_exec_with_a_terminal_has_its_size_and_one_output(node: Node) -> None:
     _, container_id = await node.pod()
-    command = f"exec --transport={node.transport} -it {container_id} sh -c 'sleep 0.3; tty; stty size; echo err >&2'"
+    # The size may come after the program's start.
+    script = 'until stty size | grep "33 101"; do sleep 0.05; done; tty; echo err >&2'
+    command = f"exec --transport={node.transport} -it {container_id} sh -c '{script}'"
     out = await node.on_terminal(command, rows=33, columns=101)
     assert "/dev/pts/" in out
     assert "33 101" in out
@@ -190,9 +193,9 @@ async def test_no_exec_outlives_its_container(node: Node) -> None:
     process = await node.start("exec", "-i", container_id, "sleep", "600")
     await until(lambda: len(node.engine.streams) == 1)
     node.engine.set_state(container_id, ContainerState.EXITED)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await process.wait()
-    assert node.engine.streams[0].closed
+    await until(lambda: node.engine.streams[0].closed)
 
 
 async def test_attach_reads_and_writes_the_containers_streams(node: Node) -> None:
@@ -212,7 +215,7 @@ async def test_port_forward_serves_several_connections_at_once(node: Node) -> No
     port = server.sockets[0].getsockname()[1]
     process = await node.start("port-forward", sandbox_id, f"0:{port}")
     assert process.stdout is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         line = (await process.stdout.readline()).decode()
     local = int(re.search(r":(\d+) ->", line).group(1))  # type: ignore[union-attr]
 
@@ -224,7 +227,7 @@ async def test_port_forward_serves_several_connections_at_once(node: Node) -> No
         assert await reader.read() == data.upper()
         writer.close()
 
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         for number in range(8):
             group.create_task(ask(number))
     process.terminate()
@@ -241,7 +244,7 @@ async def test_port_forward_to_a_closed_port_tells_why(node: Node) -> None:
     local = int(re.search(r":(\d+) ->", line).group(1))  # type: ignore[union-attr]
     reader, writer = await asyncio.open_connection("127.0.0.1", local)
     writer.write(b"x")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await reader.read() == b""
         said = b""
         while b"forwarding port 1" not in said:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.root import cri_kit
-from tests.root.cri_kit import until
+from tests.root.waiting import until
 from tests.root.whole_kit import SHELL, Whole, whole_node
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ async def test_exec_runs_inside_and_tells_its_exit_code(node: Whole) -> None:
 
 async def test_exec_on_a_terminal_has_its_size(node: Whole) -> None:
     _, container_id = await node.pod("sleep 600")
-    script = "sleep 0.5; busybox stty size; tty"
+    # The size may come after the program's start.
+    script = 'until busybox stty size | busybox grep "33 101"; do busybox sleep 0.05; done'
     out = await node.on_terminal(
         f"exec -it {container_id} /bin/busybox sh -c '{script}'", rows=33, columns=101
     )
@@ -92,10 +93,12 @@ async def test_attach_reaches_the_containers_own_process(node: Whole) -> None:
     process = await node.start("attach", "-i", container_id)
     assert process.stdin is not None
     assert process.stdout is not None
-    await asyncio.sleep(0.5)  # crictl reads its input before it is connected
-    process.stdin.write(b"hello\n")
-    async with asyncio.timeout(10):
-        assert await process.stdout.readline() == b"got hello\n"
+    answer = asyncio.Task(process.stdout.readline())
+    async with asyncio.timeout(30):
+        while not answer.done():  # crictl reads its input before it is connected
+            process.stdin.write(b"hello\n")
+            await asyncio.wait([answer], timeout=0.1)
+    assert answer.result() == b"got hello\n"
     process.kill()
     await process.wait()
     assert "CONTAINER_RUNNING" in await node.run("inspect", container_id)
@@ -107,7 +110,7 @@ async def test_port_forward_reaches_a_server_inside(node: Whole) -> None:
     await node.run("exec", container_id, *SHELL, listens)
     process = await node.start("port-forward", sandbox_id, "0:8080")
     assert process.stdout is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         line = (await process.stdout.readline()).decode()
     found = re.search(r":(\d+) ->", line)
     assert found is not None, line
@@ -115,9 +118,9 @@ async def test_port_forward_reaches_a_server_inside(node: Whole) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(found[1]))
         writer.write(b"hello")
         writer.write_eof()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await reader.read() == b"HELLO"
         writer.close()
     await node.run("stopp", sandbox_id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await process.communicate()  # no session survives its sandbox

@@ -20,7 +20,7 @@ from noderuntime.policy.model import ContainerConfig, ContainerSecurity, Device
 from tests.root.engine_kit import RealNode
 from tests.root.engine_scene import Scene, made_node_of
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 HANDLERS = ("crun", "runc")
 RANDOM = Path("/dev/random")
 FUSE = Path("/dev/fuse")  # which no container has by itself

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
@@ -15,8 +13,9 @@ from noderuntime.engine.state import ContainerRecord, ContainerState
 from noderuntime.policy.model import ContainerConfig, Mount
 from tests.root.engine_kit import RealNode
 from tests.root.engine_scene import engine_on, made_node
+from tests.root.waiting import until
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +38,13 @@ async def start(engine: Engine, sandbox_id: str, config: ContainerConfig) -> str
 
 
 async def ended(engine: Engine, container_id: str) -> ContainerRecord:
-    until = time.monotonic() + DEADLINE_S
-    while (record := engine.container(container_id)).state is not ContainerState.EXITED:
-        assert time.monotonic() < until, record
-        await asyncio.sleep(0.01)
-    return record
+    await until(lambda: engine.container(container_id).state is ContainerState.EXITED)
+    return engine.container(container_id)
 
 
 async def wait_log(engine: Engine, container_id: str, word: str) -> None:
     log = engine.log_file(engine.container(container_id))
-    until = time.monotonic() + DEADLINE_S
-    while not log.exists() or word not in log.read_text():
-        assert time.monotonic() < until
-        await asyncio.sleep(0.01)
+    await until(lambda: log.exists() and word in log.read_text())
 
 
 @pytest.mark.parametrize(

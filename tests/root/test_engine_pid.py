@@ -15,11 +15,13 @@ import pytest
 from noderuntime.engine.engine import Engine
 from noderuntime.engine.state import ContainerState, SandboxState
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
+from noderuntime.host import pids
 from noderuntime.policy.model import ContainerSecurity, NamespaceMode, Namespaces
 from tests.root.engine_kit import SHARED_PID, RealNode
 from tests.root.engine_scene import Scene, engine_on, made_node
+from tests.root.waiting import until
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ async def run(node: RealNode, engine: Engine, sandbox_id: str, name: str, script
 
 
 async def lines(engine: Engine, container_id: str, script: str) -> list[str]:
-    result = await engine.exec_sync(container_id, ("/bin/busybox", "sh", "-c", script), 10.0)
+    result = await engine.exec_sync(container_id, ("/bin/busybox", "sh", "-c", script), DEADLINE_S)
     assert result.exit_code == 0, result.stderr
     return result.stdout.decode().splitlines()
 
@@ -52,11 +54,27 @@ def init_pid(node: RealNode, sandbox_id: str) -> int:
     return int((folder / "init.pid").read_text())
 
 
+async def kill_init(node: RealNode, sandbox_id: str) -> None:
+    """End the first process, and wait for its end: it has one only when all in its namespace have."""
+    pid = init_pid(node, sandbox_id)
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: pids.identify(pid) is None)
+
+
 async def until_not_ready(engine: Engine, sandbox_id: str) -> None:
-    until = time.monotonic() + DEADLINE_S
-    while engine.sandbox(sandbox_id).state is SandboxState.READY:
-        assert time.monotonic() < until
-        await asyncio.sleep(0.02)
+    await until(lambda: engine.sandbox(sandbox_id).state is not SandboxState.READY)
+
+
+async def both_are_seen(node: RealNode, engine: Engine, container_id: str) -> None:
+    """Wait until two containers are seen below the init: one that just started is still crun."""
+    script = "cat /proc/1/cmdline; echo; cat /proc/[0-9]*/cmdline 2>&-; true"
+    end = time.monotonic() + DEADLINE_S
+    while True:
+        seen = await lines(engine, container_id, script)
+        assert seen[0].strip("\0") == "/init"
+        if " ".join(seen).count(f"nr-engine-{node.token}") >= 2:
+            return
+        assert time.monotonic() < end, seen
 
 
 async def test_containers_of_a_pod_see_each_other_below_an_init_that_reaps(
@@ -66,17 +84,15 @@ async def test_containers_of_a_pod_see_each_other_below_an_init_that_reaps(
     one = await run(node, engine, sandbox_id, "one")
     two = await run(node, engine, sandbox_id, "two")
     for container_id in (one, two):
-        seen = await lines(engine, container_id, "cat /proc/1/cmdline; echo; cat /proc/*/cmdline")
-        assert seen[0].strip("\0") == "/init"
-        assert " ".join(seen).count(f"nr-engine-{node.token}") >= 2
+        await both_are_seen(node, engine, container_id)
     # An orphan that ends leaves no zombie.
     await lines(engine, one, "(sleep 0.1 & exec true) & wait; sleep 0.5")
-    until = time.monotonic() + DEADLINE_S
+    end = time.monotonic() + DEADLINE_S
     while any(
         ") Z " in line
         for line in await lines(engine, two, "cat /proc/[0-9]*/stat 2>/dev/null; true")
     ):
-        assert time.monotonic() < until
+        assert time.monotonic() < end
         await asyncio.sleep(0.02)
     # A container's root cannot end the Pod's first process.
     await lines(engine, one, "kill -9 1; kill -15 1; cat /proc/1/cmdline >/dev/null")
@@ -86,12 +102,10 @@ async def test_what_a_container_left_running_ends_with_it(node: RealNode, engine
     sandbox_id = await engine.run_sandbox(node.sandbox(), "")
     stays = await run(node, engine, sandbox_id, "stays")
     left = await run(node, engine, sandbox_id, "leaves", "sleep 7654 & sleep 0.2")
-    until = time.monotonic() + DEADLINE_S
-    while engine.container(left).state is not ContainerState.EXITED:
-        assert time.monotonic() < until
-        await asyncio.sleep(0.02)
+    await until(lambda: engine.container(left).state is ContainerState.EXITED)
+    end = time.monotonic() + DEADLINE_S
     while "7654" in " ".join(await lines(engine, stays, "cat /proc/[0-9]*/cmdline 2>&-; true")):
-        assert time.monotonic() < until
+        assert time.monotonic() < end
         await asyncio.sleep(0.02)
 
 
@@ -118,7 +132,7 @@ async def test_a_sandbox_whose_first_process_ended_is_not_ready(
 ) -> None:
     sandbox_id = await engine.run_sandbox(node.sandbox(), "")
     await run(node, engine, sandbox_id, "one")
-    os.kill(init_pid(node, sandbox_id), signal.SIGKILL)
+    await kill_init(node, sandbox_id)
     with pytest.raises(FailedPreconditionError, match="is not ready"):
         await run(node, engine, sandbox_id, "two")
     await until_not_ready(engine, sandbox_id)
@@ -141,7 +155,7 @@ async def test_a_shared_namespace_outlives_the_runtime_and_its_end_is_found(
     assert second.container(one).state is ContainerState.RUNNING
     await run(node, second, sandbox_id, "two")
     await second.close()
-    os.kill(init_pid(node, sandbox_id), signal.SIGKILL)
+    await kill_init(node, sandbox_id)
     third = node.engine()
     await third.recover()
     assert third.sandbox(sandbox_id).state is SandboxState.NOT_READY
@@ -159,8 +173,8 @@ async def test_a_container_joins_the_pid_namespace_of_its_target(
     debug = replace(own.container(), name="debug", security=ContainerSecurity(namespaces=joins))
     debug_id = await engine.create_container(sandbox_id, debug)
     await engine.start_container(debug_id)
-    [first] = await lines(engine, debug_id, "cat /proc/1/cmdline")
-    assert first.split("\0")[:2] == ["sleep", "4321"]
+    looks = "until busybox grep -q ^sleep.4321 /proc/1/cmdline; do busybox sleep 0.05; done"
+    await lines(engine, debug_id, looks)  # until then it is the shell that becomes it
 
     nobody = replace(joins, target_id="0" * 64)
     stranger = replace(debug, name="lost", security=ContainerSecurity(namespaces=nobody))

@@ -27,7 +27,6 @@ PROFILE: dict[str, Any] = {
     # Equal: Go raises the soft one to the hard, and some versions of runc now and then leave it so.
     "ulimits": [{"name": "nofile", "soft": 100, "hard": 100}],
     "resources": {"pids": 50, "shm": {"default": "1Mi"}},
-    "devices": {"allow": [{"path": "/dev/nr-test", "permissions": "r"}]},
 }
 NET_BIND_SERVICE = 1 << 10
 
@@ -45,9 +44,9 @@ async def engine(node: RealNode) -> AsyncIterator[Engine]:
 
 
 @pytest.fixture
-def device() -> Iterator[Path]:
+def device(node: RealNode) -> Iterator[Path]:
     """A device that everybody may open, but no container by itself: /dev/fuse by another name."""
-    path = Path("/dev/nr-test")
+    path = Path(f"/dev/nr-test-{node.token}")
     os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(10, 229))
     path.chmod(0o666)
     yield path
@@ -96,11 +95,11 @@ async def test_what_is_declared_is_what_runs_in_the_container_and_in_an_exec(
 async def test_a_device_may_be_used_as_it_is_listed_and_no_more(
     node: RealNode, engine: Engine, device: Path, handler: str
 ) -> None:
-    serve(node, PROFILE)
+    serve(node, PROFILE | {"devices": {"allow": [{"path": str(device), "permissions": "r"}]}})
     sandbox_id = await engine.run_sandbox(node.sandbox(), handler)
     asked = Device(container_path="/dev/x", host_path=str(device), permissions="r")
     more = replace(asked, permissions="rw")
-    with pytest.raises(DeniedError, match="rw for /dev/nr-test is refused"):
+    with pytest.raises(DeniedError, match=f"rw for {device} is refused"):
         await engine.create_container(sandbox_id, config_of(node, devices=(more,)))
     container_id = await engine.create_container(sandbox_id, config_of(node, devices=(asked,)))
     await engine.start_container(container_id)

@@ -194,8 +194,12 @@ async def test_a_shared_pid_namespace_belongs_to_the_user_namespace(
     assert (await inside(engine, container_id, "cat /proc/1/cmdline"))[0].strip("\0") == "/init"
 
 
-async def test_a_restart_of_the_runtime_keeps_the_pod(node: RealNode, engine: Engine) -> None:
-    sandbox_id, container_id = await run(node, engine, "")
+async def test_a_restart_of_the_runtime_keeps_the_pod(node: RealNode) -> None:
+    empty = node.census()
+    first = node.engine()
+    await first.recover()
+    sandbox_id, container_id = await run(node, first, "")
+    await first.close()
     second = node.engine()
     await second.recover()
     assert (await inside(second, container_id, "id -u")) == ["0"]
@@ -203,9 +207,11 @@ async def test_a_restart_of_the_runtime_keeps_the_pod(node: RealNode, engine: En
     await add(node, second, sandbox_id)
     await Scene(node, second).remove_everything()
     await second.close()
+    assert node.leftovers(empty) == []
     third = node.engine()
     await third.recover()
     await third.close()
+    assert node.leftovers(empty) == []
 
 
 async def test_mappings_of_another_pod_are_refused(node: RealNode, engine: Engine) -> None:

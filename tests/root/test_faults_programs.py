@@ -86,7 +86,7 @@ async def engine(node: FaultyNode, impatient: None) -> AsyncIterator[Engine]:
     await asyncio.wait([running])
 
 
-async def call(scene: Scene, verb: str) -> str:
+async def call(scene: Scene, verb: str, exec_s: float = 30.0) -> str:
     """Call and return what the caller is told, "" for success. Any other exception is a bug."""
     try:
         async with asyncio.timeout(CALL_S):
@@ -94,7 +94,7 @@ async def call(scene: Scene, verb: str) -> str:
                 await scene.call(verb)
             else:
                 command = ("/bin/busybox", "true")
-                result = await scene.engine.exec_sync(scene.container_id, command, 3.0)
+                result = await scene.engine.exec_sync(scene.container_id, command, exec_s)
                 return "" if result.exit_code == 0 else f"exit code {result.exit_code}"
     except NodeRuntimeError as error:
         assert error.for_kubelet()
@@ -110,7 +110,7 @@ async def test_a_faulty_program_fails_a_call_within_its_time_and_the_retry_works
     scene = Scene(node, engine)
     node.fail(place, fault)
     with short_deadlines():
-        told = [answer for verb in (*LIFE, *END) if (answer := await call(scene, verb))]
+        told = [answer for verb in (*LIFE, *END) if (answer := await call(scene, verb, 3.0))]
     node.fail(place, "")
     silent = [sentence for sentence in told if not sentence.strip("}{ :")]
     assert silent == []

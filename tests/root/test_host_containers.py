@@ -18,6 +18,7 @@ from noderuntime.errors import HostError, NotFoundError
 from noderuntime.host import pids
 from noderuntime.policy.model import Resources
 from tests.root.host_kit import RUNTIME, Kit, eventually, kit_in
+from tests.root.waiting import until
 
 CRI_LINE = re.compile(
     rb"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}[+-]\d\d:\d\d (stdout|stderr) ([PF]) (.*)$"
@@ -39,7 +40,7 @@ async def test_a_container_runs_and_its_exit_code_and_log_are_kept(kit: Kit) -> 
     assert await kit.monitor.exit_of(request.container_id) is None
     assert await kit.monitor.is_alive(request.container_id)
     await kit.runtime.start(request.container_id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await anext(exits) == request.container_id
     exit_ = await kit.wait_exit(request.container_id)
     assert exit_.code == 7
@@ -97,8 +98,8 @@ async def test_a_signal_reaches_the_first_process_without_the_oci_runtime(kit: K
     script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.02; done"
     request = kit.bundle("sh", "-c", script)
     await kit.run(request)
-    while b"ready" not in request.log_path.read_bytes():  # before, a first process ignores it
-        await asyncio.sleep(0.01)
+    # Before, a first process ignores it.
+    await until(lambda: b"ready" in request.log_path.read_bytes())
     assert await kit.monitor.signal(request.container_id, signal.SIGTERM)
     assert (await kit.wait_exit(request.container_id)).code == 5
     assert not await kit.monitor.signal(request.container_id, signal.SIGTERM)  # ended
@@ -123,8 +124,7 @@ async def test_a_container_without_its_monitor_is_signalled_by_the_oci_runtime(k
     await kit.run(request)
     monitor = int((request.bundle / "conmon.pid").read_text())
     os.kill(monitor, signal.SIGKILL)
-    while pids.identify(monitor) is not None:
-        await asyncio.sleep(0.01)
+    await until(lambda: pids.identify(monitor) is None)
     assert not await kit.monitor.signal(request.container_id, signal.SIGKILL)
 
 
@@ -149,11 +149,7 @@ async def test_a_container_out_of_memory_is_known_as_such(kit: Kit) -> None:
 async def test_a_reopened_log_goes_on_in_a_new_file(kit: Kit) -> None:
     request = kit.bundle("sh", "-c", "echo one; while [ ! -e /go ]; do sleep 0.05; done; echo two")
     await kit.run(request)
-
-    async def has_one() -> bool | None:
-        return b"one" in request.log_path.read_bytes() or None
-
-    await eventually(has_one)
+    await until(lambda: b"one" in request.log_path.read_bytes())
     old = request.log_path.with_suffix(".1")
     request.log_path.rename(old)
     await kit.monitor.reopen_log(request.container_id)

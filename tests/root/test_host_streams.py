@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from noderuntime.host.portforward import NetnsPortForward
 from noderuntime.host.ports import AttachStream, ExecRequest, NamespaceRequest
 from noderuntime.host.process import Streams, spawn
 from tests.root.host_kit import RUNTIME, Kit, eventually, kit_in
+from tests.root.waiting import until
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def execution(
 
 async def read_all(stream: AttachStream) -> dict[int, bytes]:
     outputs = {2: b"", 3: b""}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for number, data in stream:
             outputs[number] += data
     return outputs
@@ -53,12 +55,17 @@ async def read_all(stream: AttachStream) -> dict[int, bytes]:
 
 async def read_until(stream: AsyncIterator[tuple[int, bytes]], wanted: bytes) -> bytes:
     found = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async for _, data in stream:
             found += data
             if wanted in found:
                 return found
     raise AssertionError(found)
+
+
+def seconds() -> str:
+    """Return how long to sleep: so long as nobody else does on this machine."""
+    return str(10_000_000 + secrets.randbelow(900_000_000))
 
 
 def running(needle: str) -> list[int]:
@@ -79,15 +86,12 @@ async def test_exec_cuts_outputs_at_16_mib(kit: Kit, container: str) -> None:
 
 
 async def test_exec_past_its_time_is_killed_with_its_children(kit: Kit, container: str) -> None:
-    script = "sleep 98761 & (sleep 98762 &) ; sleep 98763"
+    needles = [seconds() for _ in range(3)]
+    script = "sleep {} & (sleep {} &) ; sleep {}".format(*needles)
     request = execution(kit, container, "sh", "-c", script)
     with pytest.raises(DeadlineExceededError, match=r"did not finish within 0\.5 s"):
         await kit.exec.sync(kit.runtime, request, 0.5)
-
-    async def gone() -> bool | None:
-        return not any(running(n) for n in ("98761", "98762", "98763")) or None
-
-    await eventually(gone)
+    await until(lambda: not any(running(needle) for needle in needles))
     assert await kit.runtime.state(container) == "running"
 
 
@@ -95,10 +99,11 @@ async def test_exec_past_its_time_is_killed_with_its_children(kit: Kit, containe
     RUNTIME.name == "runc", reason="runc itself waits for the daemon's output to end (1.1.5)"
 )
 async def test_exec_ends_although_a_daemon_keeps_its_output(kit: Kit, container: str) -> None:
-    request = execution(kit, container, "sh", "-c", "sleep 98764 & echo out")
+    needle = seconds()
+    request = execution(kit, container, "sh", "-c", f"sleep {needle} & echo out")
     result = await kit.exec.sync(kit.runtime, request, 10)
     assert (result.stdout, result.exit_code) == (b"out\n", 0)
-    assert running("98764")
+    await until(lambda: running(needle) != [])  # it may still be the shell that becomes it
 
 
 @pytest.mark.parametrize("program", ["nope", "/no/such", "/etc"])
@@ -137,7 +142,7 @@ def namespace(pid: int) -> str:
 async def test_exec_past_its_time_leaves_no_zombie(kit: Kit) -> None:
     request = kit.bundle("sleep", "1000")
     pid = await kit.run(request)
-    execution_ = execution(kit, request.container_id, "sleep", "98766")
+    execution_ = execution(kit, request.container_id, "sleep", "1000")
     with pytest.raises(DeadlineExceededError):
         await kit.exec.sync(kit.runtime, execution_, 0.3)
     inside = [s for s in pids.all_stats() if namespace(s.pid) == namespace(pid)]
@@ -145,16 +150,13 @@ async def test_exec_past_its_time_leaves_no_zombie(kit: Kit) -> None:
 
 
 async def test_a_sweep_ends_the_execs_of_an_earlier_run(kit: Kit, container: str) -> None:
-    stream = await kit.exec.open(kit.runtime, execution(kit, container, "sleep", "98767"))
-
-    async def up() -> bool | None:
-        return len(running("98767")) > 0 or None
-
-    await eventually(up)
+    needle = seconds()
+    stream = await kit.exec.open(kit.runtime, execution(kit, container, "sleep", needle))
+    await until(lambda: running(needle) != [])
     await kit.exec.sweep(OciCli(kit.runtime.binary, kit.root / "other"))
-    assert running("98767")
+    assert running(needle)
     await kit.exec.sweep(kit.runtime)
-    assert not running("98767")
+    assert not running(needle)
     assert await stream.wait() != 0
     await stream.close()
     assert await kit.runtime.state(container) == "running"
@@ -222,18 +224,15 @@ async def test_exec_on_a_terminal_of_an_unknown_program_says_so(kit: Kit, contai
 
 
 async def test_a_closed_exec_kills_its_process(kit: Kit, container: str) -> None:
-    request = execution(kit, container, "sleep", "98765", terminal=True, stdin=True)
+    needle = seconds()
+    request = execution(kit, container, "sleep", needle, terminal=True, stdin=True)
     stream = await kit.exec.open(kit.runtime, request)
-
-    async def up() -> bool | None:
-        return len(running("98765")) > 0 or None
-
-    await eventually(up)
+    await until(lambda: running(needle) != [])
     reading = asyncio.Task(read_all(stream))
     await asyncio.sleep(0)
     await stream.close()
     await reading
-    assert not running("98765")
+    assert not running(needle)
 
 
 async def test_attach_reads_and_writes_the_container(kit: Kit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from e2e.cluster import unit
 from noderuntime.cri.client import RuntimeStatus, read_status
 from tests.root.mounts_kit import unmount_below
 
@@ -50,22 +52,25 @@ class Served:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "noderuntime", "serve", "--config", str(self.config)],
                 cwd=ROOT,
+                env=os.environ | unit.environment(),
                 stderr=log,
             )
         return self.process
 
     async def status(self) -> RuntimeStatus:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self.socket.exists():
             assert self.process is not None
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
-        return await read_status(self.socket, 5)
+        return await read_status(self.socket, 30)
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}{path}", timeout=30
+            ) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -73,7 +78,7 @@ class Served:
     def end(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
         # The runtime makes its folder a mount of its own, which outlives it as Pods do.
         unmount_below(self.folder)
 
@@ -99,7 +104,7 @@ async def test_serve_answers_tells_the_truth_and_ends_at_sigterm(served: Served)
     assert code == 200
     assert 'noderuntime_cri_requests_total{code="OK",method="Status"} 1.0' in text
     process.terminate()
-    assert process.wait(15) == 0
+    assert process.wait(60) == 0
     assert not served.socket.exists()
 
 
@@ -107,7 +112,7 @@ async def test_serve_starts_again_after_it_was_killed(served: Served) -> None:
     process = served.start()
     await served.status()
     process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    process.wait(60)
     assert served.socket.exists()  # a dead one, which the next start replaces
     served.socket.unlink()
     served.start()
@@ -122,7 +127,7 @@ async def test_a_second_serve_on_the_same_folders_is_refused(served: Served) -> 
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert second.returncode == 1

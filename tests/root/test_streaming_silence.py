@@ -15,7 +15,7 @@ from noderuntime.cri.streaming.server import StreamingServer
 from noderuntime.cri.streaming.tokens import RemoteCommand
 from noderuntime.policy.model import ContainerConfig, PodIdentity, SandboxConfig
 from tests.fakes.cri_engine import FakeEngine
-from tests.root.cri_kit import until
+from tests.root.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -100,7 +100,7 @@ async def test_an_exec_ends_with_the_silence_and_not_with_the_slowness_of_its_pe
     )
     assert client.stdout is not None
     assert client.stdin is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await client.stdout.readline() == b"here\n"
     await asyncio.sleep(1.5)  # nothing is read; the window is closed
     stream = engine.streams[0]

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import shlex
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +16,8 @@ from noderuntime.cri.streaming.tokens import RemoteCommand
 from tests.fakes.spdy_client import SpdyClient
 from tests.fakes.websocket_client import WebSocketClient
 from tests.root import cri_kit
-from tests.root.cri_kit import until
 from tests.root.host_kit import descriptors
+from tests.root.waiting import until
 from tests.root.whole_kit import SHELL, Whole, whole_node
 
 if TYPE_CHECKING:
@@ -168,7 +167,7 @@ async def test_fifty_sessions_at_once_keep_to_themselves_and_leave_nothing(node:
         while len({w for w in node.running(word) if " exec " not in w}) < SESSIONS:
             await asyncio.sleep(0.1)
         all_here.set()
-    assert node.running(word) == []
+    await until(lambda: node.running(word) == [])
     await until(lambda: descriptors() <= before + 1)
 
 
@@ -183,10 +182,10 @@ async def test_a_slow_reader_holds_up_nobody_else_and_gets_everything(node: Whol
         url(node, container_id, "/bin/busybox", "head", "-c", str(24 * MIB), "/dev/zero"),
         "v5.channel.k8s.io",
     )
-    await fast.until(lambda: len(fast.messages) > 100, 20)
+    await fast.until(lambda: len(fast.messages) > 100, 60)
     await fast.close()
     assert peak_bytes() - before < GROWTH_BYTES
-    await slow.until_closed(30)
+    await slow.until_closed(60)
     assert len(slow.data[1]) == 24 * MIB
     await slow.close()
 
@@ -201,7 +200,7 @@ async def test_no_session_survives_its_container(node: Whole, transport: str) ->
     attach = await node.start("attach", f"--transport={transport}", "-i", container_id)
     await until(lambda: len([line for line in node.running(word) if "crictl" not in line]) > 0)
     await node.run("stop", "-t", "0", container_id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await asyncio.gather(exec_.wait(), attach.wait())
     for process in (exec_, attach):
         await process.communicate()
@@ -219,6 +218,4 @@ async def test_the_exec_of_a_client_that_goes_at_any_moment_goes_too(node: Whole
         client.writer.transport.abort()
         with suppress(OSError):
             await client.close()
-    started = time.monotonic()
     await until(lambda: node.running(word) == [])
-    assert time.monotonic() - started < 5

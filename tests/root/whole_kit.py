@@ -16,6 +16,7 @@ from noderuntime.cri.streaming.server import StreamingServer
 from noderuntime.host.cgroups import KernelCgroups
 from tests.root.cri_kit import Crictl
 from tests.root.engine_kit import IMAGE, RealNode
+from tests.root.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -95,4 +96,4 @@ async def whole_node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         await asyncio.gather(watching, return_exceptions=True)
         await engine.close()
         real.clean()
-    assert real.processes() == []
+    await until(lambda: real.processes() == [])

@@ -225,6 +225,25 @@ async def test_a_declared_text_in_audit_denies_nothing(node: RealNode, engine: E
 
 
 @pytest.mark.usefixtures("undeclared")
+async def test_a_declared_text_denies_nothing_to_the_pods_of_an_exception_alone(
+    node: RealNode, engine: Engine
+) -> None:
+    namespace = node.sandbox().pod.namespace
+    security = ContainerSecurity(masked_paths=DEFAULT_MASKED, readonly_paths=DEFAULT_READONLY)
+    for excepted, mode in ((namespace, "complain"), (f"not-{namespace}", "enforce")):
+        exception = {
+            "namespace": excepted,
+            "sections": ["appArmor"],
+            "expires": "2100-01-01T00:00:00Z",
+        }
+        declare(node, confined={"appArmor": {"profile": DECLARED}, "exceptions": [exception]})
+        for said in await run(node, engine, "confined", security, f"{WRITE}; {LABEL}"):
+            assert f" ({mode})\n" in said
+            assert ("Permission denied" in said) is (mode == "enforce")
+            assert ("\ndenied\n" in f"\n{said}") is (mode == "complain")
+
+
+@pytest.mark.usefixtures("undeclared")
 async def test_a_text_that_this_parser_refuses_withholds_its_handler_with_its_words(
     node: RealNode, engine: Engine
 ) -> None:

@@ -6,6 +6,7 @@ by the section's real mode. The config.json is the one that would run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -168,7 +169,7 @@ def _judge_one(known: _Judged, request: ContainerRequest) -> ContainerReport:
         host = HostFacts(
             mountinfo=request.mountinfo,
             seccomp_file=_ANY_FILTER,
-            seccomp_artifact=_ANY_FILTER,
+            seccomp_artifact=json.loads(_ANY_FILTER),
             lsm=_kernel(known, config, None),
         )
         open_fields = _open_fields(known, request, config)

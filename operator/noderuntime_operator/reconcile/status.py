@@ -203,8 +203,9 @@ def _missing(nodes: _Nodes) -> _Verdict:
         f"served by {len(nodes.matched) - len(nodes.pending)} of "
         f"{_count(len(nodes.matched), 'node')}; not offered by {_listed(said)}"
     )
+    state = "Reconciling" if reasons == {"ArtifactMissing"} else "Stalled"  # nodes try again
     reason = reasons.pop() if len(reasons) == 1 else "HandlersWithheld"
-    return _Verdict(state="Stalled", reason=reason, message=text)
+    return _Verdict(state=state, reason=reason, message=text)
 
 
 def _pending(view: View, nodes: _Nodes) -> _Verdict:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import shutil
 import tarfile
-import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -18,9 +16,9 @@ from noderuntime.engine.state import ContainerRecord, ContainerState
 from noderuntime.images.store import ImageStore
 from noderuntime.policy.model import ContainerConfig
 from tests.root.engine_kit import RealNode, write_layout
+from tests.root.waiting import DEADLINE_S, until
 
 HANDLERS: Final = ("crun", "runc")
-DEADLINE_S: Final = 10.0
 SECRET: Final = "of the node alone"
 
 
@@ -135,14 +133,6 @@ def file(name: str, content: str | bytes, mode: int = 0o644) -> tuple[tarfile.Ta
     info = tarfile.TarInfo(name)
     info.mode = mode
     return info, content.encode() if isinstance(content, str) else content
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = DEADLINE_S) -> None:
-    """Wait for what has no event."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "not in time"
-        await asyncio.sleep(0.01)
 
 
 def fields(status: str) -> Mapping[str, str]:

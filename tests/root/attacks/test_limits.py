@@ -21,10 +21,11 @@ from noderuntime.host.cgroups import UNIFIED, KernelCgroups, hierarchies
 from noderuntime.host.exec import OUTPUT_LIMIT_BYTES
 from noderuntime.policy.model import ContainerSecurity, Mount, Resources
 from noderuntime.policy.spec import DEFAULT_MASKED, DEFAULT_READONLY
-from tests.root.attacks.attack_kit import HANDLERS, Attack, until
+from tests.root.attacks.attack_kit import HANDLERS, Attack
 from tests.root.engine_kit import IMAGE
 from tests.root.host_kit import descriptors
 from tests.root.profile_kit import serve
+from tests.root.waiting import until
 
 MIB = 1 << 20
 LINES = 1_000_000
@@ -172,8 +173,6 @@ async def test_a_container_in_d_state(
 
     The call ends by its deadline and says so; once the kernel lets go, the next one succeeds.
     """
-    monkeypatch.setattr(container_stop, "OBEYS_S", 0.3)
-    monkeypatch.setattr(container_stop, "KILLED_S", 0.3)
     script = "echo ready; while :; do echo x > /data/x; done"
     mount = Mount(container_path="/data", host_path=str(frozen_disk))
     config = replace(attack.node.container(script=script), mounts=(mount,))
@@ -187,8 +186,11 @@ async def test_a_container_in_d_state(
             return stat is not None and stat.state == "D"
 
         await until(hangs)
-        with pytest.raises(DeadlineExceededError, match="hangs in the kernel"):
-            await attack.engine.stop_container(container_id, 0.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(container_stop, "OBEYS_S", 0.3)
+            patch.setattr(container_stop, "KILLED_S", 0.3)
+            with pytest.raises(DeadlineExceededError, match="hangs in the kernel"):
+                await attack.engine.stop_container(container_id, 0.0)
     finally:
         subprocess.run(("fsfreeze", "--unfreeze", frozen_disk), check=True)
     await attack.engine.stop_container(container_id, 0.0)
@@ -206,7 +208,7 @@ async def test_cve_2022_31030_and_2022_1708_an_exec_writes_without_end(
     container_id = await attack.run(attack.node.container(), handler)
     before = peak_bytes()
     shell = ("/bin/busybox", "sh", "-c", "busybox dd if=/dev/zero bs=1M count=100")
-    result = await attack.engine.exec_sync(container_id, shell, 10.0)
+    result = await attack.engine.exec_sync(container_id, shell, 60.0)
     assert len(result.stdout) <= OUTPUT_LIMIT_BYTES
     assert peak_bytes() - before < 5 * OUTPUT_LIMIT_BYTES
 

@@ -48,7 +48,7 @@ async def test_cve_2019_5736_a_container_writes_to_the_runtime_that_starts_it(
     for command in commands:
         for _ in range(4):
             try:
-                await attack.engine.exec_sync(container_id, command, 5.0)
+                await attack.engine.exec_sync(container_id, command, 30.0)
             except NodeRuntimeError:
                 assert command[0] == "/proc/self/exe"
     assert await attack.inside(container_id, "cat /tmp/won") == (

@@ -71,7 +71,7 @@ def running(folder: Path, port: int, extra: str = "") -> Generator[None, None, N
             ["docker-registry", "serve", str(config)], stdout=log, stderr=log, cwd=folder
         )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break

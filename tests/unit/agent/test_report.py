@@ -133,19 +133,6 @@ def test_system_calls_that_no_filter_names_are_a_condition() -> None:
     assert away.unknown_syscalls == found.unknown_syscalls
 
 
-def test_a_handler_whose_artifact_is_missing_is_a_condition() -> None:
-    seen = runtime()
-    missing = {"web": "registry.example.com/x@sha256:00: it did not arrive"}
-    served = seen.served.model_copy(update={"missing_artifacts": missing})
-    found = status_of(STATE, Observation(runtime=replace(seen, served=served)), T1).conditions[1]
-    assert (found.type, found.status, found.reason) == (
-        "SeccompComplete",
-        "False",
-        "ArtifactMissing",
-    )
-    assert "handler web: registry.example.com/x@sha256:00: it did not arrive" in found.message
-
-
 def test_handlers_that_cannot_be_offered_are_told_with_what_is_missing() -> None:
     one = WithheldHandler(name="b", reason="MissingFeature", message="no AppArmor")
     other = WithheldHandler(name="a", reason="AppArmorProfileRefused", message="x" * 4000)

@@ -143,7 +143,6 @@ async def test_status_tells_conditions_handlers_and_the_agents_part(cri: Client)
         "staleContainers": ["default/web/app"],
         "ungovernedPods": 1,
         "unknownSyscalls": {},
-        "missingArtifacts": {},
         "withheldHandlers": [
             {"name": "confined", "reason": "MissingFeature", "message": "no AppArmor"}
         ],

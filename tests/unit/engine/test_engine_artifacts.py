@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from noderuntime.api.revision import RevisionHandler, RevisionProfile, make_revision
 from noderuntime.api.securityprofile import SecurityProfileSpec
+from noderuntime.engine import artifacts
 from noderuntime.engine.engine import Engine
 from noderuntime.errors import FailedPreconditionError
 from tests.fakes.engine import World, container_config, sandbox_config
@@ -54,7 +56,7 @@ async def test_its_pods_have_the_artifacts_filter(world: World, engine: Engine) 
     assert await run(engine, world) == {**DOCUMENT, "syscalls": known}
     status = engine.status()
     assert status.unknown_syscalls == {"web": ("mseal",)}
-    assert (status.missing_artifacts, status.revision_handlers) == ({}, ("web",))
+    assert (status.withheld, status.revision_handlers) == ((), ("web",))
 
 
 async def test_audit_logs_what_the_artifact_would_refuse(world: World, engine: Engine) -> None:
@@ -82,12 +84,36 @@ async def test_its_pods_are_refused_while_it_is_not_there(
     declare(world)
     with pytest.raises(FailedPreconditionError) as caught:
         await engine.run_sandbox(sandbox_config(), "web")
-    assert 'handler "web" runs nothing on this node: its seccomp artifact' in str(caught.value)
+    assert 'handler "web" is not served by this node: seccomp.artifact of' in str(caught.value)
     assert why in str(caught.value)
     status = engine.status()
-    assert why in status.missing_artifacts["web"]
+    [withheld] = status.withheld
+    assert (withheld.name, withheld.reason) == ("web", "ArtifactMissing")
+    assert f"SecurityProfile web: {REFERENCE} is not here: " in withheld.message
+    assert why in withheld.message
     assert "web" not in {handler.name for handler in status.handlers}
     assert status.revision_handlers == ()
     world.images.artifacts[REFERENCE] = json.dumps(DOCUMENT)
     assert await engine.run_sandbox(sandbox_config(), "web")
+    assert engine.status().revision_handlers == ("web",)
+    assert engine.status().withheld == ()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is looked for again at once."""
+    monkeypatch.setattr(artifacts, "LOOK_AGAIN_S", 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_it_is_fetched_without_a_pod_that_asks(world: World, engine: Engine) -> None:
+    declare(world)
+    [withheld] = engine.status().withheld
+    assert withheld.message.endswith("is not here: it was not fetched yet")
+    async with asyncio.timeout(5):
+        while "is not there" not in engine.status().withheld[0].message:
+            await asyncio.sleep(0.01)
+        world.images.artifacts[REFERENCE] = json.dumps(DOCUMENT)
+        while engine.status().withheld:
+            await asyncio.sleep(0.01)
     assert engine.status().revision_handlers == ("web",)

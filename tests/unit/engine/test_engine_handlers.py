@@ -13,12 +13,14 @@ from noderuntime.api.profile_process import Capabilities
 from noderuntime.api.revision import Revision, RevisionHandler, RevisionProfile, make_revision
 from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.engine.apparmor import Profiles
+from noderuntime.engine.artifacts import SeccompArtifacts
 from noderuntime.engine.disk import Disk
 from noderuntime.engine.handlers import HandlerTable
 from noderuntime.engine.offers import Offers
 from noderuntime.errors import ConfigError, FailedPreconditionError
 from noderuntime.policy.features import HostFeatures
 from tests.fakes.engine import config_of, new_world
+from tests.fakes.images import FakeImages
 from tests.fakes.lsm import FakeAppArmor
 
 
@@ -46,7 +48,8 @@ def table(tmp_path: Path) -> HandlerTable:
 
 def table_of(config: Config) -> HandlerTable:
     """Return the table of a node that can do nothing special."""
-    return HandlerTable(config, Offers(HostFeatures, Profiles(FakeAppArmor(), Disk())))
+    profiles, artifacts = Profiles(FakeAppArmor(), Disk()), SeccompArtifacts(FakeImages(Path("/")))
+    return HandlerTable(config, Offers(HostFeatures, profiles, artifacts, lambda _: ""))
 
 
 async def nothing() -> None:

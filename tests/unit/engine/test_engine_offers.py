@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -108,6 +109,73 @@ async def test_a_text_that_the_parser_refuses_withholds_its_handler_alone(
     await look_again(engine)
     assert offered(engine) == ["confined", "plain"]
     assert engine.status().withheld == ()
+
+
+EXCEPTED: dict[str, object] = {
+    **BY_TEXT,
+    "exceptions": [
+        {"namespace": "default", "sections": ["appArmor"], "expires": "2100-01-01T00:00:00Z"}
+    ],
+}
+
+
+async def test_a_text_with_an_exception_is_loaded_in_complain_mode_too(
+    engine: Engine, world: World
+) -> None:
+    world.apparmor.enabled = True
+    await settled(engine, serve(world, confined=EXCEPTED))
+    found = {"complain" in text: name for name, text in world.apparmor.loaded.items()}
+    assert set(found) == {True, False}
+    for namespace, name in (("default", found[True]), ("other", found[False])):
+        pod = sandbox_config()
+        pod = replace(pod, pod=replace(pod.pod, namespace=namespace, uid=namespace))
+        sandbox = await engine.run_sandbox(pod, "confined")
+        container = await engine.create_container(sandbox, container_config())
+        assert engine.container(container).apparmor == name
+    for each in engine.sandboxes():
+        await engine.remove_sandbox(each.id)
+    serve(world)
+    await look_again(engine)
+    assert world.apparmor.loaded == {}
+
+
+async def test_a_handler_is_withheld_until_both_modes_of_its_text_are_loaded(
+    engine: Engine, world: World
+) -> None:
+    world.apparmor.enabled = True
+    await settled(engine, serve(world, confined=EXCEPTED))
+    audited = next(name for name, text in world.apparmor.loaded.items() if "complain" in text)
+    del world.apparmor.loaded[audited]
+    world.apparmor.faults[audited] = HostError("apparmor_parser failed: no complain")
+    await look_again(engine)
+    assert offered(engine) == []
+    assert "no complain" in engine.status().withheld[0].message
+
+
+@pytest.mark.parametrize("mode", ["Enforce", "Audit"])
+async def test_a_label_that_the_nodes_policy_does_not_know_withholds_its_handler(
+    engine: Engine, world: World, mode: str
+) -> None:
+    usual = "system_u:system_r:container_t:s0:c0,c1"
+    files = "system_u:object_r:container_file_t:s0"
+    world.selinux.enabled = True
+    world.selinux.known = {usual, f"{files}:c0,c1", world.selinux.process, world.selinux.file}
+    profiles: dict[str, dict[str, object]] = {
+        "own": {"seLinux": {"type": "web_t"}, "mode": mode},
+        "shared": {"seLinux": {"level": "s0:c1"}},
+        "usual": {"seLinux": {}},
+    }
+    await settled(engine, serve(world, **profiles))
+    assert offered(engine) == ["usual"]
+    own, shared = engine.status().withheld
+    assert {own.reason, shared.reason} == {"SELinuxLabelUnknown"}
+    assert "seLinux of SecurityProfile own" in own.message
+    assert "does not know the label system_u:system_r:web_t:s0:c0,c1" in own.message
+    with pytest.raises(FailedPreconditionError, match="does not know the label"):
+        await engine.run_sandbox(sandbox_config(), "own")
+    world.selinux.known |= {f"{files}:c1", "system_u:system_r:container_t:s0:c1"}
+    await look_again(engine)
+    assert offered(engine) == ["shared", "usual"]
 
 
 async def test_a_named_profile_must_be_loaded_on_the_node_and_stay_so(

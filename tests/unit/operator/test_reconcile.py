@@ -123,24 +123,19 @@ def test_system_calls_that_a_node_cannot_filter_are_told(cluster: FakeCluster) -
     assert "libseccomp of 1 node does not know mseal: the filter refuses" in told["message"]
 
 
-def test_a_handler_that_waits_for_its_artifact_is_not_served(cluster: FakeCluster) -> None:
+def test_a_handler_that_waits_for_its_artifact_is_reconciling(cluster: FakeCluster) -> None:
     cluster.runtime("restricted")
     cluster.settle()
     status = cluster.of(Kind.STATE)["n1"]["status"]
     status["handlers"] = []
-    status["conditions"] = [
-        {
-            "type": "SeccompComplete",
-            "status": "False",
-            "lastTransitionTime": "2026-01-01T00:00:00Z",
-            "reason": "ArtifactMissing",
-            "message": "handler restricted: no such host",
-        }
-    ]
+    withheld = {"name": "restricted", "reason": "ArtifactMissing", "message": "no such host"}
+    status["withheldHandlers"] = [withheld]
     cluster.run_pass()
-    told = condition(cluster, "restricted")
-    assert told["status"] == "False"
-    assert "n1 (handler restricted: no such host)" in told["message"]
+    told = condition(cluster, "restricted", "Reconciling")
+    assert (told["status"], told["reason"]) == ("True", "ArtifactMissing")
+    assert "not offered by n1 (no such host)" in told["message"]
+    assert condition(cluster, "restricted")["status"] == "False"
+    assert condition(cluster, "restricted", "Stalled")["status"] == "False"
 
 
 def test_a_node_that_cannot_offer_the_handler_stalls_it_with_what_is_missing(

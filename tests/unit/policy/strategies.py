@@ -14,6 +14,7 @@ from noderuntime.policy.model import (
     HostFacts,
     IdMapping,
     ImageFacts,
+    LsmFacts,
     Mount,
     NamespaceMode,
     Namespaces,
@@ -23,6 +24,7 @@ from noderuntime.policy.model import (
     Resources,
     SandboxConfig,
     SecurityProfileRef,
+    SelinuxOptions,
     UserNamespace,
 )
 from tests.unit.policy.factories import KUBELET, container, image, sandbox, security
@@ -53,6 +55,16 @@ SECTIONS = ("privileged", "capabilities", "seccomp", "hostPaths", "devices", "re
 REGISTRIES = ("docker.io", "registry.example.com/team", "localhost:5000")
 CPU = ("5m", "500m", "2")
 MEMORY = ("64Mi", "1Gi")
+LOADED = "of-the-node"
+LSM = LsmFacts(
+    apparmor=True,
+    can_load_apparmor=True,
+    apparmor_profiles=frozenset({LOADED}),
+    selinux=True,
+    selinux_process="system_u:system_r:container_t:s0",
+    selinux_file="system_u:object_r:container_file_t:s0",
+    selinux_level="s0:c7,c8",
+)
 
 
 def some(values: tuple[str, ...]) -> st.SearchStrategy[list[str]]:
@@ -118,6 +130,12 @@ profiles: st.SearchStrategy[Document] = st.fixed_dictionaries(
         "seccomp": st.fixed_dictionaries(
             {"base": st.sampled_from(["RuntimeDefault", "DenyAll"]), "allow": names, "deny": names}
         ),
+        "appArmor": st.sampled_from(
+            [None, None, {"mode": "RuntimeDefault"}, {"mode": "Unconfined"}, {"name": LOADED}]
+        ),
+        "seLinux": st.sampled_from(
+            [None, None, {}, {"type": "spc_t"}, {"level": "s0:c1"}, {"relabel": "Allow"}]
+        ),
         "sysctls": st.fixed_dictionaries({"allow": some(("net.core.somaxconn", "kernel.sem"))}),
         "hostPaths": st.lists(
             st.fixed_dictionaries(
@@ -149,6 +167,7 @@ _mounts = st.builds(
     host_path=st.sampled_from(PATHS),
     readonly=st.booleans(),
     propagation=st.sampled_from(Propagation),
+    selinux_relabel=st.booleans(),
 )
 _resources = st.builds(
     Resources,
@@ -167,6 +186,14 @@ _devices = st.builds(
     permissions=st.sampled_from(["r", "rw", "rwm"]),
 )
 _seccomp = st.builds(SecurityProfileRef, type=st.sampled_from(ProfileType))
+_apparmor = st.none() | st.builds(
+    SecurityProfileRef, type=st.sampled_from(ProfileType), localhost_ref=st.just(LOADED)
+)
+_selinux = st.none() | st.builds(
+    SelinuxOptions,
+    type=st.sampled_from(["", "spc_t", "container_t"]),
+    level=st.sampled_from(["", "s0:c1"]),
+)
 
 
 @st.composite
@@ -185,6 +212,8 @@ def requests(draw: st.DrawFn) -> Request:
         no_new_privs=draw(st.booleans()),
         readonly_rootfs=draw(st.booleans()),
         seccomp=SecurityProfileRef() if plain else draw(_seccomp),
+        apparmor=None if plain else draw(_apparmor),
+        selinux=None if plain else draw(_selinux),
     )
     if not plain and draw(st.booleans()):
         asks = replace(asks, masked_paths=())
@@ -210,7 +239,7 @@ def requests(draw: st.DrawFn) -> Request:
     )
     table = draw(st.sampled_from(["", SHARED_TABLE]))
     links = draw(st.sampled_from([{}, {"/srv/data": "/etc", "/dev/fuse": "/dev/sda"}]))
-    return pod, asked, image(user), HostFacts(real_paths=links, mountinfo=table)
+    return pod, asked, image(user), HostFacts(real_paths=links, mountinfo=table, lsm=LSM)
 
 
 # Shared throughout: a propagation that the node cannot give is an error, not a verdict.
@@ -275,6 +304,8 @@ def tightened(draw: st.DrawFn, profile: Document, bound: Document) -> tuple[Docu
             "allow": _less(old["seccomp"]["allow"], draw),
             "deny": old["seccomp"]["deny"] + draw(names),
         },
+        "appArmor": draw(st.sampled_from([old["appArmor"], _confined(old["appArmor"])])),
+        "seLinux": draw(st.sampled_from([old["seLinux"], _labelled(old["seLinux"])])),
         "sysctls": {"allow": _less(old["sysctls"]["allow"], draw)},
         "hostPaths": [
             {
@@ -296,6 +327,14 @@ def tightened(draw: st.DrawFn, profile: Document, bound: Document) -> tuple[Docu
         },
     }
     return new, limits
+
+
+def _confined(old: Document | None) -> Document | None:
+    return {"mode": "RuntimeDefault"} if old in (None, {"mode": "Unconfined"}) else old
+
+
+def _labelled(old: Document | None) -> Document:
+    return {**(old or {}), "level": "PerPod", "relabel": "Deny"}
 
 
 def _fewer_resources(old: Document, draw: st.DrawFn) -> Document:

@@ -6,7 +6,7 @@ import pytest
 
 from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.errors import ConfigError
-from noderuntime.policy import inherit
+from noderuntime.policy import inherit, tighter
 
 Document = dict[str, object]
 DAY = "2026-12-31T00:00:00Z"
@@ -146,6 +146,83 @@ def test_a_loosening_is_refused_by_its_field(child: Document, field: str) -> Non
     with pytest.raises(ConfigError) as caught:
         resolved(child)
     assert f"SecurityProfile child: inherits base, which is tighter in {field}" in str(caught.value)
+
+
+UNCONFINED: Document = {"appArmor": {"mode": "Unconfined"}}
+DEFAULT: Document = {"appArmor": {"mode": "RuntimeDefault"}}
+TEXT: Document = {"appArmor": {"profile": "profile web {\n  file,\n}\n"}}
+NAME: Document = {"appArmor": {"name": "of-the-node"}}
+ARTIFACT = "registry.example.com/filters/web@sha256:"
+
+
+@pytest.mark.parametrize(
+    ("base", "child"),
+    [
+        pytest.param({}, DEFAULT, id="the default, in so many words"),
+        pytest.param(DEFAULT, DEFAULT, id="the default again"),
+        pytest.param(TEXT, {**TEXT, "privileged": "Deny"}, id="the same text"),
+        pytest.param({**TEXT, "mode": "Audit"}, TEXT, id="the text of an audited base"),
+        pytest.param(NAME, NAME, id="the same name"),
+        pytest.param(UNCONFINED, TEXT, id="a text for none"),
+        pytest.param(UNCONFINED, NAME, id="a name for none"),
+        pytest.param(UNCONFINED, {"appArmor": None}, id="the node's default for none"),
+        pytest.param({}, {"seLinux": {}}, id="the usual type"),
+        pytest.param({"seLinux": {"type": "web_t"}}, {"seLinux": {"type": "web_t"}}, id="a type"),
+        pytest.param({"seLinux": {"level": "s0"}}, {"seLinux": {"level": "PerPod"}}, id="a level"),
+        pytest.param(
+            {"seLinux": {"relabel": "Allow"}}, {"seLinux": {"relabel": "Deny"}}, id="no relabelling"
+        ),
+        pytest.param(
+            {"seccomp": {"artifact": f"{ARTIFACT}{'a' * 64}"}},
+            {"seccomp": {"artifact": f"{ARTIFACT}{'a' * 64}"}},
+            id="the same artifact",
+        ),
+    ],
+)
+def test_a_module_of_the_kernel_may_be_as_tight(base: Document, child: Document) -> None:
+    inherit.resolve("child", {"child": spec({"inherits": "base", **child}), "base": spec(base)})
+
+
+@pytest.mark.parametrize(
+    ("base", "child", "field"),
+    [
+        ({}, UNCONFINED, "appArmor"),
+        ({}, TEXT, "appArmor"),
+        ({}, NAME, "appArmor"),
+        (DEFAULT, UNCONFINED, "appArmor"),
+        (DEFAULT, {"appArmor": None}, "appArmor"),
+        (TEXT, DEFAULT, "appArmor"),
+        (TEXT, {"appArmor": {"profile": "profile web {\n  capability,\n}\n"}}, "appArmor"),
+        (NAME, {"appArmor": {"name": "another"}}, "appArmor"),
+        ({}, {"seLinux": {"type": "spc_t"}}, "seLinux.type"),
+        ({"seLinux": {"type": "web_t"}}, {"seLinux": {"type": "spc_t"}}, "seLinux.type"),
+        ({"seLinux": {}}, {"seLinux": None}, "seLinux"),
+        ({"seLinux": {}}, {"seLinux": {"role": "system_r"}}, "seLinux.role"),
+        ({"seLinux": {"user": "a_u"}}, {"seLinux": {"user": "b_u"}}, "seLinux.user"),
+        ({}, {"seLinux": {"level": "s0:c1,c2"}}, "seLinux.level"),
+        ({"seLinux": {"level": "s0:c1"}}, {"seLinux": {"level": "s0:c2"}}, "seLinux.level"),
+        ({"seLinux": {}}, {"seLinux": {"relabel": "Allow"}}, "seLinux.relabel"),
+        ({}, {"seLinux": {"relabel": "Allow"}}, "seLinux.relabel"),
+        ({}, {"seccomp": {"artifact": f"{ARTIFACT}{'a' * 64}"}}, "seccomp.artifact"),
+        (
+            {"seccomp": {"artifact": f"{ARTIFACT}{'a' * 64}"}},
+            {"seccomp": {"artifact": None}},
+            "seccomp.artifact",
+        ),
+    ],
+)
+def test_what_cannot_be_shown_to_be_as_tight_is_looser(
+    base: Document, child: Document, field: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        inherit.resolve("child", {"child": spec({"inherits": "base", **child}), "base": spec(base)})
+    assert f"inherits base, which is tighter in {field}" in str(caught.value)
+    assert "what cannot be compared counts as looser" in str(caught.value)
+
+
+def test_each_section_of_a_profile_is_compared() -> None:
+    sections = {field.alias or name for name, field in SecurityProfileSpec.model_fields.items()}
+    assert sections - {field.partition(".")[0] for field, _ in tighter.FIELDS} == {"inherits"}
 
 
 def test_what_is_denied_or_masked_is_added_to_that_of_the_base() -> None:

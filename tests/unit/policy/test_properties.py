@@ -108,7 +108,10 @@ def test_a_profile_that_may_inherit_never_admits_more_than_its_base(
     if next(loosened(base, child), None) is not None:
         return
     for request in asked:
+        before, after = decide_both(base, request)[1], decide_both(child, request)[1]
         assert admits(base, request) or not admits(child, request)
+        if isinstance(before, ContainerGrant) and isinstance(after, ContainerGrant):
+            assert after.apparmor or not before.apparmor or base.audits("appArmor")
 
 
 @few
