@@ -111,7 +111,6 @@ class Engine:
             jobs=Jobs(),
             handlers=handlers,
             filters=Filters(parts.seccomp, config.recording.socket),
-            artifacts=SeccompArtifacts(parts.images, handlers),
             artifacts=artifacts,
             decisions=decision_log(config),
             apparmor=profiles,
