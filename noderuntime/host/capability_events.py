@@ -46,10 +46,10 @@ _HEAD, _TAIL = 1024, 1032  # in struct perf_event_mmap_page
 _HEADER: Final = struct.Struct("=IHH")
 _LOST, _SAMPLE = 2, 9  # PERF_RECORD_*
 _WHO: Final = struct.Struct("=IIQ")
-_CAP_AT: Final = 32  # in the tracepoint's own fields
+_CREDENTIALS_AT, _CAP_AT = 8, 32  # in the tracepoint's own fields
 _SYS_ADMIN: Final = 21
 # Asked for at every mmap(2), brk(2) and fork(2): only how much memory may be promised depends on it.
-_NO_USE: Final = "cap_vm_enough_memory"
+_NO_USE: Final = frozenset({"cap_vm_enough_memory", "security_vm_enough_memory_mm"})
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -57,11 +57,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Use(NamedTuple):
     """A thread (its ID in this process' PID namespace) used a capability, by the kernel's number.
 
-    ``at_ns`` is of time.monotonic_ns().
+    ``at_ns`` is of time.monotonic_ns(). ``credentials`` tell whose capability it was (an address of
+    the kernel's): not always the thread's own, as overlayfs goes on with those of who mounted it.
     """
 
     thread: int
     at_ns: int
+    credentials: int
     capability: int
 
 
@@ -71,7 +73,7 @@ class CapabilityEvents:
     def __init__(self) -> None:
         """Begin. Raises HostError where the kernel does not tell, or not us."""
         self.lost = 0  # events that nobody will know
-        self._no_use = _range_of(_NO_USE)
+        self._no_use = tuple(_ranges_of(_NO_USE))
         self._rings: list[_Ring] = []
         number = _tracepoint()
         try:
@@ -97,10 +99,11 @@ class CapabilityEvents:
         (depth,) = struct.unpack_from("=Q", record, _WHO.size)
         chain = struct.unpack_from(f"={depth}Q", record, _WHO.size + 8)
         raw = _WHO.size + 8 + 8 * depth + 4
+        (credentials,) = struct.unpack_from("=Q", record, raw + _CREDENTIALS_AT)
         (capability,) = struct.unpack_from("=i", record, raw + _CAP_AT)
-        if capability == _SYS_ADMIN and any(address in self._no_use for address in chain):
+        if capability == _SYS_ADMIN and any(a in each for each in self._no_use for a in chain):
             return None
-        return Use(thread, at_ns, capability)
+        return Use(thread, at_ns, credentials, capability)
 
     def close(self) -> None:
         """Give everything back."""
@@ -196,14 +199,14 @@ def _online() -> Iterator[int]:
         yield from range(int(first), int(last or first) + 1)
 
 
-def _range_of(function: str) -> range:
-    """Return the addresses of a kernel's function; none where the kernel does not tell them."""
+def _ranges_of(functions: frozenset[str]) -> Iterator[range]:
+    """Yield the addresses of functions of the kernel; none where it does not tell them."""
     start = 0
     with suppress(OSError), Path("/proc/kallsyms").open() as table:
         for line in table:
             address, _, name = line.split()[:3]
             if start and int(address, 16) > start:
-                return range(start, int(address, 16))
-            if name == function:
+                yield range(start, int(address, 16))
+                start = 0
+            if name in functions:
                 start = int(address, 16)
-    return range(0)

@@ -21,9 +21,10 @@ from noderuntime.host.seccomp import LibSeccomp
 from noderuntime.policy import spec
 from tests.root.test_policy_spec import granted
 
+CAPABILITIES = ("CHOWN", "KILL", "MKNOD", "NET_RAW", "SETGID", "SETUID")
 PROFILE: dict[str, object] = {
     "noNewPrivileges": "Optional",
-    "capabilities": {"default": ["CHOWN", "KILL", "MKNOD", "NET_RAW", "SETGID", "SETUID"]},
+    "capabilities": {"default": list(CAPABILITIES)},
 }
 CGROUP = "nr-recording"
 

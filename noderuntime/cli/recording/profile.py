@@ -121,6 +121,8 @@ def _capabilities(
             why.append(
                 f"{name} adds {_listed(sorted(idle))}, and did not use it: leave it out there"
             )
+    if not why and not recording.blind:
+        why.append("none was used")
     if recording.blind:
         why.insert(0, f"not recorded, so all that the Pod had: {recording.blind}")
     return Capabilities(default=tuple(sorted(default)), allow=tuple(sorted(added - default)))
@@ -129,12 +131,12 @@ def _capabilities(
 def _used(recording: Recording, key: str, own: ContainerConfig) -> set[str]:
     if own.security.privileged:
         return set()
+    granted = capabilities.granted(own.security, capabilities.NODE_DEFAULT)
     if recording.blind:
-        return set(capabilities.granted(own.security, capabilities.NODE_DEFAULT))
-    numbers = _seen(recording, key).capabilities
-    return {
-        capabilities.IN_ORDER[number] for number in numbers if number < len(capabilities.IN_ORDER)
-    }
+        return set(granted)
+    numbers = {number for number, name in enumerate(capabilities.IN_ORDER) if name in granted}
+    used = _seen(recording, key).used(frozenset(numbers))
+    return {capabilities.IN_ORDER[number] for number in used}
 
 
 def _seccomp(made: Made, seen: Iterable[Seen], *, required: bool) -> Seccomp:

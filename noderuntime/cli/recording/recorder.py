@@ -241,7 +241,7 @@ class Recorder:
         for use in self._events.drain():
             source = self._by_thread.get(use.thread)
             if source is not None and use.at_ns >= source.threads[use.thread]:
-                source.seen.capabilities.add(use.capability)
+                source.seen.uses.add((use.credentials, use.capability))
         if self._events.lost != self._lost:
             self._lost = self._events.lost
             self._blind = f"the kernel had to drop {self._lost} uses of capabilities"

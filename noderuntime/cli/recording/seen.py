@@ -21,17 +21,28 @@ class Ids:
 class Seen:
     """One container. ``calls`` are of its programs, ``of_runtime`` of the OCI runtime before them.
 
-    ``capabilities`` are the kernel's numbers. ``gained``: a setuid program, or one with file
-    capabilities, gave a process more than it had. ``written`` has paths below its root.
+    ``uses`` has credentials and the kernel's number of a capability of theirs. ``gained``: a setuid
+    program, or one with file capabilities, gave a process more than it had. ``written`` has paths
+    below its root.
     """
 
     calls: Counter[Call] = field(default_factory=Counter[Call])
     of_runtime: Counter[Call] = field(default_factory=Counter[Call])
-    capabilities: set[int] = field(default_factory=set[int])
+    uses: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
     starts: set[Ids] = field(default_factory=set[Ids])
     execs: int = 0
     gained: bool = False
     written: tuple[str, ...] = ()
+
+    def used(self, granted: frozenset[int]) -> frozenset[int]:
+        """Return which of the capabilities that the container was granted its processes used.
+
+        Credentials that used another one are not theirs: the overlayfs below the root asks for those
+        of who mounted it, for CAP_SYS_ADMIN at every file that it finds. They stay as long as the
+        mount, so their address is nobody else's meanwhile.
+        """
+        foreign = {whose for whose, capability in self.uses if capability not in granted}
+        return frozenset(what for whose, what in self.uses if whose not in foreign)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

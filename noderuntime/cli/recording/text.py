@@ -15,8 +15,12 @@ from noderuntime.policy.denial import printable
 
 _WIDTH: Final = 98
 _LONGEST: Final = 1000  # characters of a comment
-# Fields that are always written: what a recording says of them is a result, also where it is the default.
-_ALWAYS: Final = ("noNewPrivileges", "rootFilesystem", "capabilities")
+# Always written: what a recording says of them is a result, also where it is the default.
+_ALWAYS: Final[Mapping[str, object]] = {
+    "noNewPrivileges": "Required",
+    "rootFilesystem": "ReadWrite",
+    "capabilities": {"default": []},
+}
 
 
 def as_yaml(name: str, made: Made, heading: Iterable[str]) -> str:
@@ -37,7 +41,7 @@ def _document(name: str, made: Made, heading: Iterable[str]) -> Iterator[str]:
         by_alias=True, mode="json", exclude_none=True, exclude_defaults=True
     )
     for key in whole:
-        value = said.get(key, whole[key] if key in _ALWAYS else None)
+        value = said.get(key, _ALWAYS.get(key))
         if value is None:
             continue
         for sentence in made.why.get(key, ()):
