@@ -195,7 +195,8 @@ def _heading(work: Work, recording: Recording) -> Iterator[str]:
     execs = sum(each.execs for each in seen)
     yield (
         f"What the Pod {pod.namespace}/{pod.name} used in {seconds:.0f} s: {calls} system calls"
-        f"{f' and {execs} execs' if execs else ''} in {len(seen)} containers. What it does at another "
+        f"{f' and {execs} execs' if execs else ''} in {len(seen)} "
+        f"{'container' if len(seen) == 1 else 'containers'}. What it does at another "
         "time, on another kernel or with another image is not in it: try it with mode Audit first."
     )
 
