@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
 import time
@@ -16,6 +18,7 @@ from e2e.cluster.state import ClusterError, State
 
 ROOT: Final = Path("/sys/fs/cgroup")
 HUGETLB: Final = ROOT / "hugetlb"
+OF_TESTS: Final = "noderuntime-tests"  # the source that the mount is given
 POD_GROUPS: Final = ("kubepods", "kubepods.slice")
 
 
@@ -32,12 +35,23 @@ def hierarchies() -> list[Path]:
 def set_up(layout: Layout, state: State) -> bool:
     """Write down that Pods' cgroups will be made; give crun 1.8 its hugetlb hierarchy."""
     state.record("cgroups")
-    if not needs_hugetlb(layout):
+    # That of tests goes with them: one more is mounted over it.
+    if _hugetlb_source() != OF_TESTS and not needs_hugetlb(layout):
         return False
     state.record("mount", target=str(HUGETLB), folder=True)
-    HUGETLB.mkdir(exist_ok=True)
-    processes.run(["mount", "-t", "cgroup", "-o", "hugetlb", "cgroup", str(HUGETLB)], layout)
+    _mount_hugetlb(layout, "cgroup")
     return True
+
+
+def _mount_hugetlb(layout: Layout, source: str) -> None:
+    HUGETLB.mkdir(exist_ok=True)
+    processes.run(["mount", "-t", "cgroup", "-o", "hugetlb", source, str(HUGETLB)], layout)
+
+
+def _hugetlb_source() -> str:
+    """Return who has mounted it; "" where nobody has."""
+    lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return next((line[0] for line in reversed(lines) if line[1] == str(HUGETLB)), "")
 
 
 def needs_hugetlb(layout: Layout) -> bool:
@@ -58,17 +72,50 @@ def _has_hugetlb() -> bool:
 
 @contextmanager
 def with_hugetlb(layout: Layout) -> Iterator[None]:
-    """Give crun its hierarchy for as long as the block runs, where it needs one."""
-    if not needs_hugetlb(layout):
+    """Give crun its hierarchy for as long as the block runs, where it needs one.
+
+    Others may do so at the same time, with containers in it: the last one takes it away.
+    """
+    unified = ROOT / "unified"
+    if not unified.is_dir():
         yield
         return
-    HUGETLB.mkdir(exist_ok=True)
-    processes.run(["mount", "-t", "cgroup", "-o", "hugetlb", "cgroup", str(HUGETLB)], layout)
+    with _opened(unified) as users:
+        with _one_at_a_time():
+            fcntl.flock(users, fcntl.LOCK_SH)
+            if needs_hugetlb(layout):
+                _mount_hugetlb(layout, OF_TESTS)
+        try:
+            yield
+        finally:
+            with _one_at_a_time():
+                if _hugetlb_source() == OF_TESTS and _is_the_last(users):
+                    processes.run(["umount", str(HUGETLB)], layout)
+                    HUGETLB.rmdir()
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield
+        yield descriptor
     finally:
-        processes.run(["umount", str(HUGETLB)], layout)
-        HUGETLB.rmdir()
+        os.close(descriptor)  # and with it the lock
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    with _opened(ROOT) as mutex:
+        fcntl.flock(mutex, fcntl.LOCK_EX)
+        yield
+
+
+def _is_the_last(users: int) -> bool:
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def pod_groups() -> list[Path]:

@@ -42,6 +42,7 @@ class Answer:
 
     status: int
     body: Json
+    warnings: tuple[str, ...] = ()
 
     @property
     def error(self) -> str:
@@ -79,7 +80,8 @@ class ApiServer:
         )
         try:
             with urllib.request.urlopen(request, context=self._tls, timeout=20) as reply:  # noqa: S310
-                return Answer(reply.status, _parsed(reply.read()))
+                warnings = tuple(reply.headers.get_all("Warning") or ())
+                return Answer(reply.status, _parsed(reply.read()), warnings)
         except urllib.error.HTTPError as error:
             return Answer(error.code, _parsed(error.read()))
 

@@ -19,12 +19,16 @@ GROUP = "/apis/noderuntime.io/v1alpha1"
 CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
 APPS = f"/apis/apps/v1/namespaces/{NAMESPACE}"
 PODS = "/api/v1/namespaces/default/pods"
+ADMISSION = "/apis/admissionregistration.k8s.io/v1"
+POLICIES = ("validatingadmissionpolicies", "validatingadmissionpolicybindings")
+MANAGED = "app.kubernetes.io/managed-by=noderuntime-operator"
 OWN = (
     f"{GROUP}/noderuntimes",
     f"{GROUP}/noderuntimestates",
     CLASSES,
     f"{APPS}/daemonsets",
     f"{APPS}/controllerrevisions",
+    *(f"{ADMISSION}/{plural}?labelSelector={MANAGED}" for plural in POLICIES),
 )
 
 
@@ -240,6 +244,33 @@ def test_a_settled_cluster_is_not_written_to(server: ApiServer, operator: Operat
         time.sleep(0.4)
     assert versions() == before
     assert operator.log.read_text().count("step done") == written
+
+
+def test_admission_refuses_what_the_profile_does_and_follows_it(
+    server: ApiServer, operator: OperatorProcess
+) -> None:
+    profile(server, hostNamespaces=["PID"])
+    runtime(server)
+    wait_condition(server, "Ready", "Served")
+
+    def denied(**spec: Any) -> str:  # noqa: ANN401
+        container = {"name": "c", "image": "registry.example.com/web:1"}
+        asked = {"runtimeClassName": "restricted", "containers": [container], **spec}
+        body = {"metadata": {"name": "asking"}, "spec": asked}
+        return server.create(PODS, body, dry_run=True).error
+
+    wait_for("it is refused", lambda: denied(hostIPC=True))
+    assert denied(hostIPC=True).endswith(
+        "denied request: hostIPC: true is refused by SecurityProfile web: hostNamespaces has PID; "
+        "remove hostIPC from the Pod, or add IPC to hostNamespaces"
+    )
+    assert denied(hostPID=True) == ""
+    profile(server, hostNamespaces=["IPC"])
+    wait_for("the other is", lambda: denied(hostPID=True))
+    assert denied(hostIPC=True) == ""
+    name = f"{ADMISSION}/{POLICIES[1]}/restricted.noderuntime.io"
+    delete(server, name)
+    wait_for("the binding is made again", lambda: server.get(name).status == 200)
 
 
 def test_a_changed_profile_is_a_new_revision_and_the_old_one_stays(

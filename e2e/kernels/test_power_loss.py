@@ -20,6 +20,7 @@ import pytest
 
 from e2e.cluster.layout import Layout
 from e2e.kernels.boot import Guest, GuestError, Machine, fast_folder, kernel
+from e2e.kernels.inside.power import USERS
 from e2e.kernels.suite import run_inside
 from noderuntime.engine.engine import steps_of
 
@@ -46,6 +47,7 @@ def test_the_runtime_recovers_from_every_power_loss(layout: Layout, folder: Path
         _live(guest, disk, cuts)
     shutil.copy(disk, cuts / "the-end.img")
     taken = sorted(path.stem for path in cuts.iterdir())
+    assert any(name.endswith(USERS) for name in taken)
     assert {name.partition(":")[0] for name in taken} >= {
         place.replace("/", ".") for place in steps_of()
     }

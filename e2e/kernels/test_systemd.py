@@ -28,3 +28,8 @@ def test_user_namespaces_with_mapped_mounts_work(guest: Guest) -> None:
 def test_limits_and_metrics_of_the_engine_are_right_on_v2(guest: Guest) -> None:
     words = "limits_change or quota_can_be or metrics or rotated"
     run_inside(guest, "tests/root/test_engine_resources.py", "-k", words, limit_s=LIMIT_S)
+
+
+@pytest.mark.timeout(LIMIT_S)
+def test_what_is_written_to_a_disk_is_counted_on_v2(guest: Guest) -> None:
+    run_inside(guest, "-rs", "tests/root/test_engine_blocks.py", limit_s=LIMIT_S)

@@ -159,7 +159,7 @@ def checked_revision(data: object, name: str, digest: str) -> Revision:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "data"
         raise ConfigError(f"revision {name} does not parse: {where}: {first['msg']}") from error
-    computed = digest_of(revision.handlers)
+    computed = digest_of(revision.handlers, revision.default)
     if computed != revision.digest or computed != digest:
         raise ConfigError(
             f"revision {name} holds {computed}, but {digest} is declared: it was changed, "

@@ -58,9 +58,14 @@ class UlimitConfig(_Section):
 
 
 class ImagesConfig(_Section):
-    """Registry hosts: a ``certs.d`` as containerd reads it."""
+    """Registry hosts: a ``certs.d`` as containerd reads it.
+
+    ``auth_file`` is a docker config.json with what seccomp artifacts are fetched with, such as
+    /var/lib/kubelet/config.json. Images never are: for them the kubelet sends credentials.
+    """
 
     hosts_dir: Path = Path("/etc/noderuntime/certs.d")
+    auth_file: Path | None = None  # None asks without credentials
 
 
 class StreamingConfig(_Section):

@@ -188,6 +188,24 @@ class Tracing(ApiModel):
     )
 
 
+NamespaceName = Annotated[
+    str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+]
+
+
+class DefaultFor(ApiModel):
+    """Pods that name no runtime handler."""
+
+    exempt_namespaces: tuple[NamespaceName, ...] = Field(
+        default=(),
+        max_length=256,
+        description="Namespaces whose Pods run under the node's own default, under no profile, unless they "
+        "name a RuntimeClass. Exempt what the nodes need to run at all, such as `kube-system`. The namespace "
+        "that noderuntime itself is installed in is always exempt.",
+        json_schema_extra=a_set(),
+    )
+
+
 _HANDLER: Final[Extra] = {
     RULES: [
         {
@@ -216,4 +234,11 @@ class NodeRuntimeSpec(ApiModel):
     security_profile_ref: ProfileRef = Field(description="The profile that its Pods run under.")
     images: ImageRules = Field(default=ImageRules(), description="Where images may come from.")
     resources: ResourceRules = Field(default=ResourceRules(), description="Defaults and maxima.")
+    default: DefaultFor | None = Field(
+        default=None,
+        description="With it, this NodeRuntime governs on its nodes the Pods that name no handler too, as if "
+        "they named this one; `default: {}` exempts nothing but noderuntime's own namespace. One NodeRuntime "
+        "of a node can have it: of several, the oldest; the others are Stalled. Pods that run already stay "
+        "as they are; containers that are made from then on are judged.",
+    )
     tracing: Tracing | None = Field(default=None, description="Where spans of its Pods go.")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from noderuntime.api.model import API_VERSION, ApiModel
 from noderuntime.api.noderuntime import ResourceRules, Tracing
@@ -37,24 +37,43 @@ class RevisionHandler(ApiModel):
     tracing: Tracing | None = None
 
 
+class RevisionDefault(ApiModel):
+    """The handler that governs Pods that name none, but in these namespaces."""
+
+    handler: str
+    exempt_namespaces: tuple[str, ...] = ()
+
+
 class Revision(ApiModel):
-    """The file. ``digest`` is over the canonical JSON of ``handlers`` (sorted keys, no spaces)."""
+    """The file. ``digest`` is over the canonical JSON of its content (sorted keys, no spaces)."""
 
     api_version: Literal["noderuntime.io/v1alpha1"] = API_VERSION
     kind: Literal["Revision"] = "Revision"
     digest: str
     handlers: tuple[RevisionHandler, ...] = Field(default=())
+    default: RevisionDefault | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a default that is not there: earlier versions do not know the field."""
+        found: dict[str, Any] = whole(self)
+        return {name: value for name, value in found.items() if name != "default" or value}
 
 
-def digest_of(handlers: tuple[RevisionHandler, ...]) -> str:
-    """Return ``sha256:HEX`` of the handlers, sorted by name, every field written out."""
+def digest_of(handlers: tuple[RevisionHandler, ...], default: RevisionDefault | None = None) -> str:
+    """Return ``sha256:HEX`` of the handlers, sorted by name, and of the default where there is one."""
     ordered = sorted(handlers, key=lambda handler: handler.name)
-    body = [handler.model_dump(mode="json", by_alias=True) for handler in ordered]
+    dumped = [handler.model_dump(mode="json", by_alias=True) for handler in ordered]
+    body: object = dumped
+    if default is not None:
+        body = {"handlers": dumped, "default": default.model_dump(mode="json", by_alias=True)}
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_revision(handlers: tuple[RevisionHandler, ...]) -> Revision:
+def make_revision(
+    handlers: tuple[RevisionHandler, ...], default: RevisionDefault | None = None
+) -> Revision:
     """Compose a revision from handlers in any order."""
     ordered = tuple(sorted(handlers, key=lambda handler: handler.name))
-    return Revision(digest=digest_of(ordered), handlers=ordered)
+    return Revision(digest=digest_of(ordered, default), handlers=ordered, default=default)

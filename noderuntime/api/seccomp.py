@@ -172,5 +172,6 @@ class Seccomp(ApiModel):
         ),
         description="The filter as an OCI artifact, by digest: one layer with the JSON of the OCI "
         "runtime-spec, config of type `application/vnd.cncf.seccomp-profile.config.v1+json`, as "
-        "KEP-6061 has it. The handler's Pods are refused until the node has fetched it.",
+        "KEP-6061 has it. The handler's Pods are refused until the node has fetched it. For a private registry "
+        "`[images] auth_file` in the node's config.toml names a docker config.json.",
     )

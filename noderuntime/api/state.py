@@ -107,7 +107,8 @@ class NodeRuntimeStateStatus(ApiModel):
     ungoverned_pods: int = Field(
         default=0,
         ge=0,
-        description="Pods that run on the node under a handler of its own, which has no profile.",
+        description="Pods that run on the node under no profile: those that name one of its own handlers, or none "
+        "where no NodeRuntime has `default`, or in a namespace that is exempt from it.",
     )
     unknown_syscalls: tuple[UnknownSyscalls, ...] = Field(
         default=(),

@@ -77,8 +77,8 @@ class NodeRuntimeStatus(ApiModel):
     ungoverned_pods: int = Field(
         default=0,
         ge=0,
-        description="Pods on the matched nodes that run under no profile, as they name no handler or one of "
-        "the node's own.",
+        description="Pods on the matched nodes that run under no profile: those that name one of the node's own "
+        "handlers, or none where no NodeRuntime has `default`, or in a namespace that is exempt from it.",
     )
     runtime_class_name: str = Field(
         default="", max_length=63, description="The RuntimeClass that Pods name to run under it."

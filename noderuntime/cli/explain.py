@@ -10,12 +10,13 @@ import os
 import platform
 import sys
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from noderuntime.cli.explaining import declared, image, show
 from noderuntime.cli.explaining.judge import PodReport, judge
-from noderuntime.cli.manifest.workloads import LARGEST, workloads
+from noderuntime.cli.manifest.files import content
+from noderuntime.cli.manifest.workloads import workloads
 from noderuntime.errors import ConfigError
 from noderuntime.policy.denial import printable
 
@@ -53,28 +54,18 @@ def _print(text: str) -> None:
 def explain(options: argparse.Namespace) -> list[PodReport]:
     """Judge every Pod of the files. Raises ConfigError."""
     found = declared.read(
-        {name: read_file(name) for name in (*options.profile, *options.node_runtime)}
+        {name: content(name) for name in (*options.profile, *options.node_runtime)}
     )
     config = options.image_config
-    of_image = image.read(options.user, config, read_file(config) if config else None)
+    of_image = image.read(options.user, config, content(config) if config else None)
     shown = "standard input" if options.pod == "-" else options.pod
     reports: list[PodReport] = []
-    for each in workloads(shown, read_file(options.pod), options.namespace):
-        runtime = declared.chosen_runtime(found, each.pod.spec.runtime_class_name)
+    for each in workloads(shown, content(options.pod), options.namespace):
+        handler = each.pod.spec.runtime_class_name
+        runtime = declared.chosen_runtime(found, handler, each.namespace)
         profile = declared.chosen_profile(found, options.profile_name, runtime)
         rules = declared.rules(found, profile, runtime)
         report = judge(each, rules, of_image, now_s=time.time(), machine=platform.machine())
-        reports.append(report)
+        said = declared.note_on_default(found, runtime, handler, each.namespace)
+        reports.append(replace(report, notes=(*said, *report.notes)))
     return reports
-
-
-def read_file(name: str) -> bytes:
-    """Return a file's bytes, up to one more than is taken; ``-`` is standard input."""
-    try:
-        if name == "-":
-            return sys.stdin.buffer.read(LARGEST + 1)
-        with Path(name).open("rb") as file:
-            return file.read(LARGEST + 1)
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read {name}: {said}") from error

@@ -1,15 +1,15 @@
 """The command ``noderuntime``. Each subcommand is a file; it is imported when it is the one that runs.
 
-Exit codes: 0, 1 for an error of ours (told in one sentence on stderr), 2 for wrong usage; ``explain``
-and ``run`` have their own.
+Exit codes: 0, 1 for an error of ours (told in one sentence on stderr), 2 for wrong usage; ``explain``,
+``plan`` and ``run`` have their own.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +18,7 @@ from noderuntime.cli.places import AGENT_SOCKET
 from noderuntime.errors import NodeRuntimeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     # argparse has no public name for it.
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     _add_run(commands)
     _add_record(commands)
+    _add_plan(commands)
     return top
 
 
@@ -204,6 +205,37 @@ def _add_namespace(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_plan(commands: Commands) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="what a change in files does to the Pods of a cluster, before it is applied",
+        description="Which running Pods would be refused or changed by the NodeRuntimes and "
+        "SecurityProfiles of the files; what is not in them stays as it is in the cluster. Nothing is "
+        "written. Exit codes: 0 no running Pod is touched, 3 one would be refused when it starts next, 4 "
+        "none would, but one would run with another configuration, depends on its image or could not be "
+        "judged, 2 the files or the command line are wrong, 1 the API server cannot be asked.",
+    )
+    plan.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE|DIR",
+        help="manifests; of a folder every .yaml, .yml and .json in it, but for names with a dot before "
+        "them; other kinds are passed over; - is standard input",
+    )
+    for name, what, default in (
+        ("--kubeconfig", "FILE", "$KUBECONFIG, ~/.kube/config, the Pod's account"),
+        ("--context", "NAME", "the kubeconfig's current one"),
+        ("--namespace", "NAME", "Pods of every namespace"),
+    ):
+        plan.add_argument(name, default="", metavar=what, help=f"default: {default}")
+    plan.add_argument(
+        "--prune",
+        action="store_true",
+        help="what the files lack is removed, as Argo CD and Flux do when told to prune",
+    )
+    _add_output(plan)
+
+
 def _add_output(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="default: text"
@@ -234,16 +266,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     # gRPC's own lines are not JSON, and tell of every client that goes away.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    command = importlib.import_module(f"noderuntime.cli.{options.command}")
     try:
-        return _command(options.command)(options)
+        return int(command.main(options))
     except NodeRuntimeError as error:
         sys.stderr.write(f"noderuntime: {error}\n")
         for note in getattr(error, "__notes__", ()):
             sys.stderr.write(f"  {note}\n")
         return 1
-
-
-def _command(name: str) -> Callable[[argparse.Namespace], int]:
-    """Return what runs a command; nothing of the others is imported."""
-    command: Callable[[argparse.Namespace], int] = import_module(f"noderuntime.cli.{name}").main
-    return command

@@ -58,7 +58,7 @@ def parts_of(config: Config) -> Parts:
         exec=RuntimeExec(),
         port_forward=NetnsPortForward(),
         network=_network_of(config),
-        images=ImageStore(config.state_dir, config.images.hosts_dir),
+        images=ImageStore(config.state_dir, config.images.hosts_dir, config.images.auth_file),
         seccomp=compiler(IN_LIBSECCOMP),
         apparmor=KernelAppArmor(),
         selinux=KernelSelinux(),

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from noderuntime.cli.explain import read_file
 from noderuntime.cli.explaining import declared
+from noderuntime.cli.manifest.files import content
 from noderuntime.cli.manifest.workloads import Workload, workloads
 from noderuntime.cli.running import sources
 from noderuntime.cli.running.here import Here
@@ -90,19 +90,22 @@ def main(options: argparse.Namespace) -> int:
 def read(options: argparse.Namespace) -> Asked:
     """Read the files and refuse what cannot be run here. Raises ConfigError."""
     found = declared.read(
-        {name: read_file(name) for name in (*options.profile, *options.node_runtime)}
+        {name: content(name) for name in (*options.profile, *options.node_runtime)}
     )
     asked = read_pod(options)
-    runtime = declared.chosen_runtime(found, asked.workload.pod.spec.runtime_class_name)
+    pod = asked.workload
+    runtime = declared.chosen_runtime(found, pod.pod.spec.runtime_class_name, pod.namespace)
     profile = declared.chosen_profile(found, options.profile_name, runtime)
     declared.rules(found, profile, runtime)  # it compiles, or the reason is told here
-    handler = declared.handler(found, profile, runtime)
+    handler = declared.handler(
+        profile, found.profiles, runtime, found.runtimes.get(runtime)
+    )
     return replace(asked, settings=replace(asked.settings, handlers=(handler,)))
 
 
 def read_pod(options: argparse.Namespace) -> Asked:
     """Read the Pod, and refuse what cannot be run here; no handler yet. Raises ConfigError."""
-    shown, data = "standard input" if options.pod == "-" else options.pod, read_file(options.pod)
+    shown, data = "standard input" if options.pod == "-" else options.pod, content(options.pod)
     pods = workloads(shown, data, options.namespace)
     if len(pods) > 1:
         names = ", ".join(f"{each.kind} {each.name}" for each in pods)

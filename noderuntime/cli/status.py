@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from noderuntime.cri.client import RuntimeStatus, read_status
+from noderuntime.cri.client import Default, RuntimeStatus, read_status
 
 if TYPE_CHECKING:
     import argparse
@@ -48,6 +48,7 @@ def as_text(status: RuntimeStatus) -> str:
         *([f"  {'':<16}NOT SERVED: {served.revision_error}"] if served.revision_error else []),
         f"  {'  its handlers':<16}{', '.join(served.handlers) or 'none'}",
         f"  {'Other handlers':<16}{', '.join(own) or 'none'}",
+        *([f"  {'Default':<16}{_governed(served.default)}"] if served.default else []),
         f"  {'Ungoverned':<16}{_pods(served.ungoverned_pods)} under no profile",
     ]
     for handler, names in sorted(served.unknown_syscalls.items()):
@@ -59,6 +60,11 @@ def as_text(status: RuntimeStatus) -> str:
         lines.append("  Under an earlier revision, until they are restarted:")
         lines += [f"    {name}" for name in served.stale_containers]
     return "\n".join(lines)
+
+
+def _governed(default: Default) -> str:
+    exempt = ", ".join(default.exempt_namespaces) or "none"
+    return f"{default.handler} governs Pods that name no handler; exempt namespaces: {exempt}"
 
 
 def _pods(number: int) -> str:

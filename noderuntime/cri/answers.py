@@ -76,6 +76,8 @@ def sandbox_info(record: SandboxRecord) -> dict[str, str]:
                 "handler": record.handler,
                 "ociRuntime": record.oci_runtime,
                 "revision": record.revision,
+                "nodeRuntime": record.node_runtime,
+                "profile": record.profile,
                 "cgroupParent": record.config.cgroup_parent,
                 "overhead": asdict(record.config.overhead),
                 "resources": asdict(record.config.resources),

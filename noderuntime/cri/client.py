@@ -38,6 +38,17 @@ class WithheldHandler(BaseModel):
     message: str
 
 
+class Default(BaseModel):
+    """Which handler governs the Pods that name none, and where not."""
+
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, alias_generator=to_camel, populate_by_name=True
+    )
+
+    handler: str
+    exempt_namespaces: tuple[str, ...] = ()
+
+
 class Served(BaseModel):
     """``Status(verbose).info["noderuntime"]``: which revision is served, and what runs under another."""
 
@@ -50,6 +61,7 @@ class Served(BaseModel):
     handlers: tuple[str, ...] = ()
     stale_containers: tuple[str, ...] = ()
     ungoverned_pods: int = Field(default=0, ge=0)
+    default: Default | None = None
     unknown_syscalls: Mapping[str, tuple[str, ...]] = Field(
         default_factory=dict[str, tuple[str, ...]]
     )

@@ -16,7 +16,7 @@ from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from noderuntime.cri.streaming.tokens import Forward, RemoteCommand, Ticket
 from noderuntime.cri.unknown_fields import refuse_unknown_fields
 from noderuntime.cri.usage_service import UsageService
-from noderuntime.engine.state import ContainerState, SandboxState
+from noderuntime.engine.state import ContainerState
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -273,9 +273,8 @@ class RuntimeService:
     async def port_forward(self, request: pb.PortForwardRequest) -> pb.PortForwardResponse:
         """PortForward: a URL."""
         ports = [texts.number("port", p, 1, 65535) for p in texts.bounded("port", request.port)]
-        record = self._engine.sandbox(_id("pod_sandbox_id", request.pod_sandbox_id))
-        if record.state is not SandboxState.READY:
-            raise FailedPreconditionError(f"sandbox {record.id} is not ready")
+        sandbox_id = _id("pod_sandbox_id", request.pod_sandbox_id)
+        record = await self._engine.admit_port_forward(sandbox_id)
         ticket = Forward(sandbox_id=record.id, ports=tuple(ports))
         return pb.PortForwardResponse(url=self._urls.url(ticket))
 

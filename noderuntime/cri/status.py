@@ -109,6 +109,7 @@ def node_info(node: NodeStatus) -> str:
             "handlers": list(node.revision_handlers),
             "staleContainers": list(node.stale_containers),
             "ungovernedPods": node.ungoverned_pods,
+            "default": node.default and node.default.model_dump(mode="json", by_alias=True),
             "unknownSyscalls": dict(node.unknown_syscalls),
             "withheldHandlers": [
                 {"name": each.name, "reason": each.reason, "message": each.message}

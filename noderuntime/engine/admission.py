@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 from noderuntime.errors import DeniedError, InvalidArgumentError
 from noderuntime.policy import capabilities, decide, exceptions
 from noderuntime.policy.denial import Denial
+from noderuntime.policy.joining import ExecGrant
 from noderuntime.policy.model import HostFacts, NamespaceMode, ProfileType
+from noderuntime.policy.mounts import need_the_table
 from noderuntime.telemetry import metrics
 from noderuntime.telemetry.trace import span
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
         SandboxConfig,
         SandboxGrant,
     )
+    from noderuntime.policy.rules import HandlerRules
 
 _log = logging.getLogger(__name__)
 
@@ -133,6 +136,32 @@ def admit_container(
     return answer
 
 
+def admit_exec(asked: Asking, rules: HandlerRules | None, answer: ExecGrant | Denial) -> ExecGrant:
+    """Tell what was decided of a joining process, and return it. Raises DeniedError."""
+    if isinstance(answer, ExecGrant):
+        admit_session(asked, rules, answer.findings, answer.changes)
+        return answer
+    admit_session(asked, rules, answer)
+    raise DeniedError(answer.sentence())
+
+
+def admit_session(
+    asked: Asking,
+    rules: HandlerRules | None,
+    answer: tuple[Denial, ...] | Denial,
+    changes: tuple[str, ...] = (),
+) -> None:
+    """Tell what was decided of a session with what runs already. Raises DeniedError."""
+    denial = answer if isinstance(answer, Denial) else None
+    findings = () if isinstance(answer, Denial) else answer
+    with span("policy.admit", handler="" if rules is None else rules.handler):
+        asked.record(rules, denial, findings, changes)
+    if denial is not None:
+        raise _denied(denial)
+    for finding in findings:
+        metrics.count_finding(finding.profile, _field(finding))
+
+
 def admit_resources(
     asked: Asking, handler: Handler, resources: Resources, *, again: bool = False
 ) -> Resources:
@@ -168,7 +197,7 @@ def host_facts(
     is_localhost = security.seccomp.type is ProfileType.LOCALHOST
     wants_file = own and is_localhost and not security.privileged
     return HostFacts(
-        mountinfo=Path("/proc/self/mountinfo").read_text(),
+        mountinfo=Path("/proc/self/mountinfo").read_text() if need_the_table(container) else "",
         real_paths=real_paths,
         capabilities=capabilities.of_status(Path("/proc/self/status").read_text()),
         seccomp_file=read_seccomp(security.seccomp.localhost_ref) if wants_file else None,

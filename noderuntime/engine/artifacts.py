@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from noderuntime.errors import FailedPreconditionError, NodeRuntimeError
+from noderuntime.errors import FailedPreconditionError, InvalidArgumentError, NodeRuntimeError
 from noderuntime.policy import seccomp_file
 from noderuntime.policy.seccomp import names_of
 
@@ -56,19 +57,30 @@ class SeccompArtifacts:
         """Return the system calls that it names; none where it is not here."""
         return self._names.get(reference, frozenset())
 
+    async def recall(self, references: frozenset[str]) -> None:
+        """Take those that an earlier life of the runtime has kept on disk."""
+        for reference in sorted(references):
+            text = await self._images.kept_artifact(reference)
+            if text is not None:
+                with suppress(InvalidArgumentError):  # ``fetch`` will say so
+                    self._take(reference, text)
+
+    def _take(self, reference: str, text: str) -> None:
+        """Keep what is in it. Raises InvalidArgumentError for what is no filter."""
+        document = seccomp_file.parse(reference, text)
+        self._filters[reference], self._names[reference] = document, names_of(document)
+        self._problems.pop(reference, None)
+
     async def fetch(self, reference: str) -> bool:
         """Try to get it, and tell whether it is here; ``why_missing`` has the reason."""
         try:
             async with asyncio.timeout(FETCH_S):
-                text = await self._images.artifact(reference)
-            document = seccomp_file.parse(reference, text)
+                self._take(reference, await self._images.artifact(reference))
         except TimeoutError:
             self._problems[reference] = f"it did not arrive within {FETCH_S:.0f} s"
         except NodeRuntimeError as error:
             self._problems[reference] = " ".join(str(error).split())
         else:
-            self._filters[reference], self._names[reference] = document, names_of(document)
-            self._problems.pop(reference, None)
             return True
         why = self._problems[reference]
         _log.warning("a seccomp artifact is not here", extra={"artifact": reference, "error": why})

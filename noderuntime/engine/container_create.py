@@ -13,8 +13,8 @@ from noderuntime.engine import admission, decisions, selinux
 from noderuntime.engine.devices import device_nodes
 from noderuntime.engine.host_paths import HostPaths
 from noderuntime.engine.image_volumes import (
-    context_of,
     mount_image_volumes,
+    mount_snapshot,
     remove_image_volumes,
     source_key,
 )
@@ -79,7 +79,7 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
     admission.require_namespaces(config.security.namespaces)
     admission.require_shared_pid(sandbox.config, config)
     config = replace(config, resources=honourable(node.parts.cgroups, config.resources))
-    served = await node.handlers.settled(sandbox.handler)
+    served = await node.handlers.settled(sandbox.handler, sandbox.config.pod.namespace)
     handler = admission.for_pod(served, sandbox.config, node.now_ns())
     image = node.parts.images.find(config.image)
     if image is None:
@@ -94,6 +94,8 @@ async def _create(node: Node, sandbox: SandboxRecord, config: ContainerConfig) -
         image_id=image.id,
         image_reference=reference,
         revision=handler.revision,
+        node_runtime=handler.node_runtime,
+        profile=handler.profile,
         state=ContainerState.CREATED,
         created_at_ns=node.now_ns(),
         log_path=log_path_of(sandbox.config, config),
@@ -158,15 +160,7 @@ async def _mount_root(work: ContainerWork) -> None:
     snapshot = work.snapshot
     if snapshot is None:
         raise NotFoundError(f"container {work.record.id} has no writable layer")
-    target = work.node.paths.rootfs(work.record.id)
-    await work.node.parts.mounts.overlay(
-        snapshot.lowers,
-        snapshot.upper,
-        snapshot.work,
-        target,
-        owners_of(work),
-        context=context_of(work),
-    )
+    await mount_snapshot(work, snapshot, work.node.paths.rootfs(work.record.id))
     await pin_target(work)
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from noderuntime.api.config import Config
+    from noderuntime.api.revision import RevisionDefault
     from noderuntime.engine.state import ContainerId, ContainerRecord, SandboxId, SandboxRecord
     from noderuntime.host.ports import AttachStream, ExecResult, ExecStream
     from noderuntime.images.ports import Credentials, FsUsage, Image
@@ -84,6 +85,7 @@ class NodeStatus:
         default_factory=dict[str, tuple[str, ...]]
     )
     libseccomp: str = ""  # its version, "" where there is none
+    default: RevisionDefault | None = None  # which handler governs the Pods that name none
     withheld: tuple[Withheld, ...] = ()  # handlers of the revision that this node cannot offer
 
 
@@ -245,6 +247,10 @@ class Engine:
         """Connect to the container's own process."""
         return await exec_.attach(self._node, container_id)
 
+    async def admit_port_forward(self, sandbox_id: str) -> SandboxRecord:
+        """PortForward: whether the sandbox is there, and its profile allows the session."""
+        return await exec_.admit_port_forward(self._node, sandbox_id)
+
     async def port_forward(
         self, sandbox_id: str, port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -314,6 +320,7 @@ class Engine:
             unknown_syscalls=self._unknown_syscalls(),
             libseccomp=self._node.filters.version,
             withheld=handlers.withheld(),
+            default=handlers.default,
         )
 
     def _unknown_syscalls(self) -> Mapping[str, tuple[str, ...]]:

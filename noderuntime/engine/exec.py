@@ -7,9 +7,16 @@ import json
 from collections.abc import Mapping
 from typing import cast
 
+from noderuntime.engine import sessions
+from noderuntime.engine.decisions import EXEC, EXEC_SYNC
 from noderuntime.engine.node import Node
 from noderuntime.engine.sandbox_run import attachment_of
-from noderuntime.engine.state import ContainerRecord, ContainerState, SandboxState
+from noderuntime.engine.state import (
+    ContainerRecord,
+    ContainerState,
+    SandboxRecord,
+    SandboxState,
+)
 from noderuntime.errors import FailedPreconditionError, InvalidArgumentError, StateError
 from noderuntime.host.ports import AttachStream, ExecRequest, ExecResult, ExecStream
 from noderuntime.policy import spec
@@ -21,7 +28,7 @@ async def exec_sync(
 ) -> ExecResult:
     """Run a process to its end. Raises DeadlineExceededError past ``timeout_s`` (0 = none)."""
     record = require_running(node, container_id)
-    request = await _request(node, record, argv, tty=False, stdin=False)
+    request = await _request(node, record, argv, verb=EXEC_SYNC)
     with span("oci.exec", container_id=record.id):
         return await node.parts.exec.sync(node.runtime(record.oci_runtime), request, timeout_s)
 
@@ -40,6 +47,7 @@ async def attach(node: Node, container_id: str) -> AttachStream:
     """Connect to the container's own process."""
     record = require_running(node, container_id)
     await _require_monitor(node, record)
+    await sessions.admit_attach(node, record)
     return await node.parts.monitor.attach(record.id)
 
 
@@ -51,20 +59,32 @@ async def reopen_log(node: Node, container_id: str) -> None:
         await node.parts.monitor.reopen_log(record.id)
 
 
+async def admit_port_forward(node: Node, sandbox_id: str) -> SandboxRecord:
+    """Ask the gate about a session, of whatever ports. Raises FailedPreconditionError, DeniedError."""
+    record = _require_ready(node, sandbox_id)
+    await sessions.admit_forward(node, record)
+    return record
+
+
 async def port_forward(
     node: Node, sandbox_id: str, port: int
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to a port on localhost inside the sandbox."""
-    record = node.store.sandboxes.require(sandbox_id)
-    if record.state is not SandboxState.READY:
-        raise FailedPreconditionError(
-            f"sandbox {record.id} is not ready; there is nothing to reach"
-        )
+    """Connect to a port on localhost inside the sandbox; a session makes many connections."""
+    record = _require_ready(node, sandbox_id)
     if not 0 < port < 65536:
         raise InvalidArgumentError(f"port {port} is not a TCP port")
     attachment = attachment_of(node, record)
     netns = None if attachment is None else attachment.netns
     return await node.parts.port_forward.connect(netns, port)
+
+
+def _require_ready(node: Node, sandbox_id: str) -> SandboxRecord:
+    record = node.store.sandboxes.require(sandbox_id)
+    if record.state is not SandboxState.READY:
+        raise FailedPreconditionError(
+            f"sandbox {record.id} is not ready; there is nothing to reach"
+        )
+    return record
 
 
 def require_running(node: Node, container_id: str) -> ContainerRecord:
@@ -84,17 +104,24 @@ async def _require_monitor(node: Node, record: ContainerRecord) -> None:
 
 
 async def _request(
-    node: Node, record: ContainerRecord, argv: tuple[str, ...], *, tty: bool, stdin: bool
+    node: Node,
+    record: ContainerRecord,
+    argv: tuple[str, ...],
+    *,
+    verb: str = EXEC,
+    tty: bool = False,
+    stdin: bool = False,
 ) -> ExecRequest:
     if not argv or any("\0" in word for word in argv):
         raise InvalidArgumentError("cmd: a command is needed, without NUL characters")
     path = node.paths.spec(record.id)
     try:
         document = json.loads(await node.disk.read(path))
-        own = document["process"]
+        own = cast("Mapping[str, object]", document["process"])
+        admitted = await sessions.admit_exec(node, record, own, verb)
+        process = spec.exec_process(admitted, argv, tty=tty)
     except (ValueError, KeyError, TypeError) as error:
         raise StateError(f"{path} is not an OCI configuration any more") from error
-    process = spec.exec_process(cast("Mapping[str, object]", own), argv, tty=tty)
     # As it is now: an update sets it on the processes, not in the file.
     process["oomScoreAdj"] = record.config.resources.oom_score_adj
     return ExecRequest(container_id=record.id, process=process, terminal=tty, stdin=stdin)

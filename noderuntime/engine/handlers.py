@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noderuntime.api.revision import Revision, RevisionHandler, digest_of
+from noderuntime.engine.governing import FILE, Governing
 from noderuntime.engine.offers import ARTIFACT_MISSING
 from noderuntime.errors import ConfigError, FailedPreconditionError, NodeRuntimeError
 from noderuntime.host import durable
@@ -25,6 +26,7 @@ from noderuntime.policy.load import rules_of
 
 if TYPE_CHECKING:
     from noderuntime.api.config import Config
+    from noderuntime.api.revision import RevisionDefault
     from noderuntime.engine.offers import Offers, Withheld
     from noderuntime.policy.rules import HandlerRules
 
@@ -43,6 +45,16 @@ class Handler:
     cni_conf_dir: Path | None = None  # a network of its own
     rules: HandlerRules | None = None
     revision: str = ""
+
+    @property
+    def node_runtime(self) -> str:
+        """The NodeRuntime that declares it, "" for the node's own."""
+        return "" if self.rules is None else self.rules.node_runtime
+
+    @property
+    def profile(self) -> str:
+        """The SecurityProfile that it has, "" for the node's own."""
+        return "" if self.rules is None else self.rules.profile
 
 
 class HandlerTable:
@@ -64,6 +76,7 @@ class HandlerTable:
         self._declared: Mapping[str, Handler] = {}
         self._compiled: Mapping[str, Handler] = {}
         self._withheld: Mapping[str, Withheld] = {}
+        self._governing = Governing(config.state_dir / FILE)
         self._loading = ""  # the digest of a revision that waits for what is loaded
         self._seen: tuple[int, ...] | None = ()  # never equal to a stat: the first look reads
         self.revision = ""
@@ -85,6 +98,8 @@ class HandlerTable:
             self.error = f"{self._path}: {' '.join(str(error).split())}"
             _log.error("the revision is not served", extra={"error": self.error})
             return
+        if revision is not None:  # else what the last one said holds: it is missing
+            self._governing.serve(revision.default)
         self._compiled = handlers
         digest = "" if revision is None else revision.digest
         if self._offers.must_load(self._rules()):
@@ -142,6 +157,7 @@ class HandlerTable:
     async def look(self) -> None:
         """Settle, then offer what has become possible, and withhold what is so no more."""
         await self.settle()
+        self._governing.keep()
         compiled = self._compiled
         if self.revision and not self._loading:
             await self._offers.load(self._rules())
@@ -153,20 +169,44 @@ class HandlerTable:
         if self.revision and not self._loading:
             self._offer()
 
-    async def settled(self, name: str) -> Handler:
+    async def settled(self, name: str, namespace: str | None = None) -> Handler:
         """Settle, and return the handler as ``get`` does; what it waits for is tried once more."""
         await self.settle()
-        found, withheld = self._compiled.get(name), self._withheld.get(name)
+        meant = self._meant(name, namespace)
+        found, withheld = self._compiled.get(meant), self._withheld.get(meant)
         if found is None or found.rules is None or withheld is None:
-            return self.get(name)
+            return self.get(name, namespace)
         if withheld.reason == ARTIFACT_MISSING:
             await self._offers.fetch(found.rules)
             self.offer_again()  # the reason may be another one, too
-        return self.get(name)
+        return self.get(name, namespace)
 
-    def get(self, name: str) -> Handler:
-        """Return the handler; "" is the default. Raises FailedPreconditionError with the reason."""
+    @property
+    def default(self) -> RevisionDefault | None:
+        """Which handler governs Pods that name none, None where none does."""
+        return self._governing.default
+
+    def get(self, name: str, namespace: str | None = None) -> Handler:
+        """Return the handler; "" is the default, for a Pod of ``namespace`` maybe a declared one.
+
+        Without a namespace it is nobody's. Raises FailedPreconditionError with the reason.
+        """
         self.refresh()
+        if name or namespace is None:
+            return self._named(name)
+        meant = self._meant(name, namespace)
+        try:
+            return self._named(meant)
+        except FailedPreconditionError as error:
+            raise self._governing.unreadable(namespace, str(error)) from error
+
+    def _meant(self, name: str, namespace: str | None) -> str:
+        """Return the handler that is asked for, or governs who names none; "" is the node's own."""
+        if name or namespace is None:
+            return name
+        return self._governing.handler_for(namespace)
+
+    def _named(self, name: str) -> Handler:
         handler = self._default if not name else self._own.get(name) or self._declared.get(name)
         if handler is None and name in self._withheld:
             raise FailedPreconditionError(
@@ -214,7 +254,7 @@ class HandlerTable:
         if data is None:
             return None
         revision = Revision.model_validate_json(data)
-        digest = digest_of(revision.handlers)
+        digest = digest_of(revision.handlers, revision.default)
         if digest != revision.digest:
             raise ConfigError(f"its digest is {revision.digest}, its content has {digest}")
         return revision
@@ -236,6 +276,8 @@ class HandlerTable:
                 rules=rules_of(declared, revision.digest),
                 revision=revision.digest,
             )
+        if revision.default is not None and revision.default.handler not in handlers:
+            raise ConfigError(f"default: handler {revision.default.handler} is not declared")
         return handlers
 
     def _program(self, declared: RevisionHandler) -> Path:

@@ -27,6 +27,7 @@ from noderuntime.host.syscalls import open_in_root
 if TYPE_CHECKING:
     from noderuntime.engine.node import Node
     from noderuntime.engine.work import ContainerWork
+    from noderuntime.images.ports import Snapshot
     from noderuntime.policy.model import Mount
 
 
@@ -56,14 +57,7 @@ async def _mount(work: ContainerWork, index: int, mount: Mount) -> Mount:
     try:
         snapshot = await node.parts.images.prepare(f"{container_id}-{index}", image)
         await node.disk.run(target.parent.mkdir, 0o711, exist_ok=True)
-        await node.parts.mounts.overlay(
-            snapshot.lowers,
-            snapshot.upper,
-            snapshot.work,
-            target,
-            owners_of(work),
-            context=context_of(work),
-        )
+        await mount_snapshot(work, snapshot, target)
         work.image_volumes[source_key(index)] = await node.disk.run(
             folder_within, target, mount.image_sub_path
         )
@@ -72,9 +66,19 @@ async def _mount(work: ContainerWork, index: int, mount: Mount) -> Mount:
     return replace(mount, image_ref=image.id)
 
 
-def context_of(work: ContainerWork) -> str:
-    """Return the SELinux label of everything in the container's images; "" keeps the files' own."""
-    return "" if work.labels is None else work.labels.mount
+async def mount_snapshot(work: ContainerWork, snapshot: Snapshot, target: Path) -> None:
+    """Mount an image of the container's, its root or a volume: with its users and its label.
+
+    Without a label ("") files keep their own. Raises HostError.
+    """
+    await work.node.parts.mounts.overlay(
+        snapshot.lowers,
+        snapshot.upper,
+        snapshot.work,
+        target,
+        owners_of(work),
+        context="" if work.labels is None else work.labels.mount,
+    )
 
 
 def folder_within(root: Path, sub_path: str) -> str:

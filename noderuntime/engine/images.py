@@ -26,9 +26,11 @@ async def pull_image(
 ) -> Image:
     """Pull it, if the handler may have it. Raises DeniedError, ImageError.
 
-    ``pod`` is whom it is for, where that is known: an exception may hold for it.
+    ``pod`` is whom it is for, where that is known: an exception may hold for it, and its namespace
+    says whether it is governed where it names no handler. A pull for nobody is the node's own; a
+    container of the image is asked about again.
     """
-    served = await node.handlers.settled(handler)
+    served = await node.handlers.settled(handler, None if pod is None else pod.pod.namespace)
     if pod is not None:
         served = admission.for_pod(served, pod, node.now_ns())
     asked = asking(node, "PullImage", None if pod is None else pod.pod)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from noderuntime.engine.decisions import Told
 from noderuntime.engine.selinux import Levels
 from noderuntime.policy.features import HostFeatures
 
@@ -189,6 +190,7 @@ class Node:
     decisions: DecisionLog
     apparmor: Profiles
     faults: Faults | None = None
+    told: Told = field(default_factory=Told)
     locks: Locks = field(default_factory=Locks)
     levels: Levels = field(default_factory=Levels)
     endings: Endings = field(default_factory=Endings)

@@ -57,6 +57,8 @@ async def recover(node: Node, boot_id: str) -> None:
     await node.parts.images.recover()
     corrupted = (await node.store.sandboxes.load(), await node.store.containers.load())
     await node.handlers.settle()
+    await node.artifacts.recall(node.handlers.wanted_artifacts())
+    node.handlers.offer_again()
     rebooted = await node.disk.run(is_rebooted, node, boot_id)
     for intent in sorted(await node.journal.load(), key=_order):
         await _settle_or_keep(node, intent)

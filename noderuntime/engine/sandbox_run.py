@@ -35,7 +35,8 @@ async def run_sandbox(node: Node, config: SandboxConfig, handler: str) -> Sandbo
 
 
 async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
-    existing = node.store.sandboxes.named(config.pod)
+    pod = config.pod
+    existing = node.store.sandboxes.named(pod)
     if existing is not None:
         if existing.handler != handler:
             raise FailedPreconditionError(
@@ -48,7 +49,8 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             f"sandbox {existing.id} of Pod {config.pod.namespace}/{config.pod.name}, attempt "
             f"{config.pod.attempt}, was stopped; remove it first or use another attempt"
         )
-    served = admission.for_pod(await node.handlers.settled(handler), config, node.now_ns())
+    found = await node.handlers.settled(handler, pod.namespace)
+    served = admission.for_pod(found, config, node.now_ns())
     if config.namespaces.user is not None and not node.parts.mounts.features().idmapped:
         raise FailedPreconditionError(
             "hostUsers: false needs a kernel of 5.19 or later that lets user namespaces be made; "
@@ -63,6 +65,8 @@ async def _run(node: Node, config: SandboxConfig, handler: str) -> SandboxId:
             config=config,
             handler=handler,
             revision=served.revision,
+            node_runtime=served.node_runtime,
+            profile=served.profile,
             oci_runtime=str(served.oci_runtime),
             cni_conf_dir=str(served.cni_conf_dir or ""),
             state=SandboxState.READY,

@@ -45,6 +45,8 @@ class SandboxRecord:
     cni_conf_dir: str = ""  # the handler's own network, "" for the node's
     addresses: tuple[str, ...] = ()
     selinux_level: str = ""  # of the Pod's processes and files; "" without SELinux
+    node_runtime: str = ""  # what governs it, as it was admitted: the NodeRuntime's name, and
+    profile: str = ""  # the SecurityProfile's; "" where nothing does
     released: bool = False  # network detached and namespaces gone: a stop has nothing left to do
 
 
@@ -74,4 +76,6 @@ class ContainerRecord:
     oci_runtime: str = ""  # of its sandbox, so that a cleanup does not need the sandbox's record
     apparmor: str = ""  # the profile that its processes run under
     stop_signal: str = ""  # container's, else image's, as named there; kept as the image may go
+    node_runtime: str = ""  # as in SandboxRecord, of the revision that this container is of
+    profile: str = ""
     monitor_lost: bool = False  # it was killed: the container runs on, its log does not

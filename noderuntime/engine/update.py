@@ -25,8 +25,10 @@ async def update_resources(node: Node, container_id: str, asked: Resources) -> N
     """Set new limits, through the policy's gate."""
     record = _require_updatable(node, container_id)
     sandbox = node.store.sandboxes.require(record.sandbox_id)
-    handler = admission.for_pod(node.handlers.get(sandbox.handler), sandbox.config, node.now_ns())
-    who = asking(node, "UpdateContainerResources", sandbox.config.pod, record.config.name)
+    pod = sandbox.config
+    served = await node.handlers.settled(sandbox.handler, pod.pod.namespace)
+    handler = admission.for_pod(served, pod, node.now_ns())
+    who = asking(node, "UpdateContainerResources", pod.pod, record.config.name)
     granted = admission.admit_resources(who, handler, asked)
     granted = limits.honourable(node.parts.cgroups, granted)
     async with node.locks.of(record.id):

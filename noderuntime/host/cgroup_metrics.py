@@ -144,8 +144,17 @@ def _disks_v2(file: Path) -> tuple[DiskUsage, ...]:
 
 
 def _disks_v1(path: Path) -> tuple[DiskUsage, ...]:
-    sizes = files.by_device(path / "blkio.throttle.io_service_bytes_recursive")
-    counts = files.by_device(path / "blkio.throttle.io_serviced_recursive")
+    """Read what the scheduler bfq counts for its disks, and what the throttle counts for the others.
+
+    The throttle of a newer kernel (6.18 seen) counts only for a disk that a limit has been set on.
+    """
+    sizes, counts = (
+        {
+            **files.by_device(path / f"blkio.throttle.{name}"),
+            **files.by_device(path / f"blkio.bfq.{name}"),
+        }
+        for name in ("io_service_bytes_recursive", "io_serviced_recursive")
+    )
     return tuple(
         _disk(
             device,

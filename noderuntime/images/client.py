@@ -101,15 +101,16 @@ class Worker:
             {
                 **self._request(reference),
                 "layout": str(layout) if layout else "",
-                "credentials": asdict(credentials) if credentials else None,
+                "credentials": _plain(credentials),
                 "known": sorted(known),
             }
         )
         return await self.event()
 
-    async def artifact(self, reference: str) -> str:
+    async def artifact(self, reference: str, credentials: Credentials | None) -> str:
         """Ask for an artifact's text. Raises what the worker tells."""
-        await self._send({**self._request(reference), "artifact": True})
+        request = {**self._request(reference), "artifact": True}
+        await self._send({**request, "credentials": _plain(credentials)})
         return str((await self.event())["text"])
 
     def _request(self, reference: str) -> dict[str, object]:
@@ -199,6 +200,10 @@ def drop_leavings(content: Content, layers: Layers, run: str) -> None:
     for path in content.ingest.glob(f"*.{run}"):
         path.unlink(missing_ok=True)
     lock_path(content, run).unlink(missing_ok=True)
+
+
+def _plain(credentials: Credentials | None) -> dict[str, str] | None:
+    return None if credentials is None else asdict(credentials)
 
 
 def _environment() -> dict[str, str]:

@@ -61,6 +61,10 @@ class Images(Protocol):
         """Return a seccomp profile by a reference with a digest, from disk or fetched and kept."""
         ...
 
+    async def kept_artifact(self, reference: str) -> str | None:
+        """Return what ``artifact`` has kept on disk; nobody else is asked."""
+        ...
+
     async def retain_artifacts(self, references: tuple[str, ...]) -> None:
         """Remove the artifacts that are none of these."""
         ...

@@ -25,6 +25,7 @@ from noderuntime.errors import ImageError, NotFoundError
 from noderuntime.host.syscalls import host_error
 from noderuntime.images import client
 from noderuntime.images.artifact import Artifacts
+from noderuntime.images.auth_file import credentials_for
 from noderuntime.images.client import Worker
 from noderuntime.images.content import PRIVATE, TRAVERSABLE, Content
 from noderuntime.images.flights import Flights
@@ -47,11 +48,15 @@ _log = logging.getLogger(__name__)
 class ImageStore:
     """Implements ``Images`` below ``state_dir``: ``images/`` and ``snapshots/``."""
 
-    def __init__(self, state_dir: Path, hosts_dir: Path) -> None:
-        """``hosts_dir`` is a ``certs.d``, there or not. Nothing is touched before ``recover``."""
+    def __init__(self, state_dir: Path, hosts_dir: Path, auth_file: Path | None = None) -> None:
+        """``hosts_dir`` is a ``certs.d``, there or not; ``auth_file`` is for artifacts.
+
+        Nothing is touched before ``recover``.
+        """
         self._state_dir = state_dir
         self._root = state_dir / "images"
         self._hosts_dir = hosts_dir
+        self._auth_file = auth_file
         self._content = Content(self._root)
         self._folders = Layers(self._root)
         self._records = Records(self._root)
@@ -128,11 +133,19 @@ class ImageStore:
         there = await self._in_thread(lambda: self._artifacts.read(reference.digest))
         if there is not None:
             return there
+        path, credentials = self._auth_file, None
+        if path is not None:
+            credentials = await self._in_thread(lambda: credentials_for(path, reference))
         with span("images.artifact", artifact=str(reference)):
             async with Worker(self._root, self._hosts_dir, self._threads) as worker:
-                text = await worker.artifact(str(reference))
+                text = await worker.artifact(str(reference), credentials)
         await self._in_thread(lambda: self._artifacts.write(reference.digest, text))
         return text
+
+    async def kept_artifact(self, reference: str) -> str | None:
+        """Return what ``artifact`` has kept on disk; nobody else is asked."""
+        digest = parse(reference).digest
+        return await self._in_thread(lambda: self._artifacts.read(digest)) if digest else None
 
     async def retain_artifacts(self, references: tuple[str, ...]) -> None:
         """Remove the artifacts that are none of these."""

@@ -84,6 +84,8 @@ class CniNetwork:
     async def attach(self, attachment: Attachment) -> tuple[str, ...]:
         """ADD; a failed or cancelled one is followed by its DEL. Raises NetworkError."""
         network = conflist.load(attachment.cni_conf_dir or self._conf_dir)
+        if network.source.parent != self._conf_dir:
+            await self._records.remember_folder(network.source.parent)
         cached = Cached(
             network=network,
             result=None,
@@ -146,15 +148,17 @@ class CniNetwork:
         """Before any DEL, which finds addresses by their owners; nothing is attached meanwhile."""
         networks: list[NetworkList] = []
         owners: dict[str, str] = {}
-        with suppress(NetworkError):
-            networks.append(conflist.load(self._conf_dir))
+        for folder in (self._conf_dir, *self._records.folders()):
+            with suppress(NetworkError):
+                networks.append(conflist.load(folder))
         for sandbox_id in self.attached():
             with suppress(CorruptedError, NetworkError):
                 cached = self._records.look(sandbox_id)
-                if cached is None or cached.result is None:
+                if cached is None:
                     continue
-                networks.append(cached.network)
-                owners |= dict.fromkeys(addresses_of(cached.result), sandbox_id)
+                networks.append(cached.network)  # also of an ADD that was cut off
+                if cached.result is not None:
+                    owners |= dict.fromkeys(addresses_of(cached.result), sandbox_id)
         try:
             mended = await in_pool(leases.mend, networks, owners, INTERFACE)
         except (HostError, OSError) as error:
@@ -164,8 +168,8 @@ class CniNetwork:
             _log.warning("a power loss had emptied leases", extra={"addresses": mended})
 
     async def _collect_garbage(self, known: set[str]) -> None:
-        """GC of every network that is configured, or that a Pod is on."""
-        directories = {self._conf_dir}
+        """GC of every network that is configured, was used, or that a Pod is on."""
+        directories = {self._conf_dir, *self._records.folders()}
         for sandbox_id in self.attached():
             with suppress(CorruptedError):
                 cached = self._records.look(sandbox_id)

@@ -1,11 +1,13 @@
 """CNI attachments on disk: ``state_dir/ID.json``, what the ADD was given and what it returned.
 
 Written before the first plugin runs and after the last, so that a DEL gets the same configuration
-and result, also after a restart and also when the network's file changed meanwhile.
+and result, also after a restart and also when the network's file changed meanwhile. Beside them
+``folders``: the handlers' own CNI folders that have been used, which no attachment may name any more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
-from noderuntime.errors import InvalidArgumentError
+from noderuntime.errors import InvalidArgumentError, NodeRuntimeError
 from noderuntime.host import durable
 from noderuntime.host.threads import in_pool
 from noderuntime.network.conflist import Document, NetworkList
@@ -54,6 +56,8 @@ class Records:
         """``directory`` is made if it is missing."""
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._remembered: set[Path] = set()  # by this process
+        self._one_writer = asyncio.Lock()
 
     def ids(self) -> tuple[str, ...]:
         """Return the IDs of all sandboxes that have a record."""
@@ -94,6 +98,27 @@ class Records:
         except CorruptedError as error:
             _set_aside(error.file)
             raise
+
+    def folders(self) -> tuple[Path, ...]:
+        """Return the folders that were remembered and are there; none where the file is damaged."""
+        try:
+            names = cast("list[str]", json.loads(durable.read(self._folders) or b"[]"))
+            return tuple(path for path in map(Path, names) if path.is_dir())
+        except (NodeRuntimeError, ValueError, TypeError, OSError):
+            return ()
+
+    async def remember_folder(self, folder: Path) -> None:
+        """Write a folder down, once; durable when it returns. Raises HostError."""
+        async with self._one_writer:
+            if folder in self._remembered:
+                return
+            known = {*self.folders(), folder}
+            await durable.write_async(self._folders, json.dumps(sorted(map(str, known))).encode())
+            self._remembered.add(folder)
+
+    @property
+    def _folders(self) -> Path:
+        return self._directory / "folders"
 
     def look(self, sandbox_id: str) -> Cached | None:
         """Return a record as ``recall`` does, and touch nothing. Raises CorruptedError."""

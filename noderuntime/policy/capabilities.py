@@ -13,6 +13,7 @@ from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy.denial import Denial, listed, printable
 from noderuntime.policy.facts import ContainerFacts
 from noderuntime.policy.model import ContainerSecurity
+from noderuntime.policy.rules import HandlerRules
 
 ALL: Final = "ALL"
 IN_ORDER: Final = (  # the index is the kernel's number
@@ -111,6 +112,15 @@ def granted(
     if ALL in dropped:
         have = frozenset[str]()
     return (have | (added - {ALL})) - dropped
+
+
+def given(rules: HandlerRules, security: ContainerSecurity) -> frozenset[str]:
+    """Return the most that the profile gives a container like this one, if it were made now."""
+    bound = rules.allowed_capabilities | rules.default_capabilities
+    if security.privileged:
+        return KNOWN if rules.privileged or rules.audits("privileged") else bound
+    found = granted(security, rules.default_capabilities)
+    return found if rules.audits("capabilities") else found & bound
 
 
 def asked(security: ContainerSecurity) -> frozenset[str]:

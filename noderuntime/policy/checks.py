@@ -53,6 +53,12 @@ def container_namespaces_are_its_own(facts: ContainerFacts) -> Iterator[Denial]:
     yield from _host_namespaces(facts.rules, facts.container.security.namespaces)
 
 
+def forwards_into_the_pod(facts: SandboxFacts) -> Iterator[Denial]:
+    """Refuse the node's network alone: the other namespaces are nothing to a forwarded port."""
+    network = Namespaces(network=facts.sandbox.namespaces.network)
+    yield from _host_namespaces(facts.rules, network)
+
+
 def sandbox_users_are_mapped(facts: SandboxFacts) -> Iterator[Denial]:
     """Refuse a Pod with, or without, a user namespace of its own."""
     yield from _user_namespace(facts.rules, facts.sandbox.namespaces)
@@ -170,6 +176,15 @@ CONTAINER_CHECKS: Final[tuple[tuple[Section, ContainerCheck], ...]] = (
     ("resources", resources_are_bounded),
     ("resources", shm.is_bounded),
 )
+# Of what a process that joins a running container has no less of than the container: its user, and
+# what its container is to the node. Only what records show; mounts and devices are the container's.
+EXEC_CHECKS: Final[tuple[tuple[Section, ContainerCheck], ...]] = (
+    ("privileged", container_is_not_privileged),
+    ("hostNamespaces", container_namespaces_are_its_own),
+    ("userNamespace", container_users_are_mapped),
+    ("runAs", users.user_and_group_are_allowed),
+    ("procMount", proc_is_masked),
+)
 
 
 def denials_of(facts: SandboxFacts | ContainerFacts) -> Iterator[Denial]:
@@ -178,7 +193,18 @@ def denials_of(facts: SandboxFacts | ContainerFacts) -> Iterator[Denial]:
         for section, on_sandbox in SANDBOX_CHECKS:
             yield from of_section(section, on_sandbox(facts))
         return
-    for section, on_container in CONTAINER_CHECKS:
+    yield from _run(CONTAINER_CHECKS, facts)
+
+
+def denials_of_exec(facts: ContainerFacts) -> Iterator[Denial]:
+    """Run the checks on one more process of a running container."""
+    yield from _run(EXEC_CHECKS, facts)
+
+
+def _run(
+    checks: tuple[tuple[Section, ContainerCheck], ...], facts: ContainerFacts
+) -> Iterator[Denial]:
+    for section, on_container in checks:
         yield from of_section(section, on_container(facts))
 
 

@@ -30,6 +30,7 @@ from noderuntime.policy import (
     apparmor,
     capabilities,
     cdi,
+    joining,
     mounts,
     process,
     resources,
@@ -38,7 +39,14 @@ from noderuntime.policy import (
     sysctls,
     users,
 )
-from noderuntime.policy.checks import denials_of, is_unmasked, judge_image, of_section
+from noderuntime.policy.checks import (
+    denials_of,
+    denials_of_exec,
+    forwards_into_the_pod,
+    is_unmasked,
+    judge_image,
+    of_section,
+)
 from noderuntime.policy.denial import Denial, printable
 from noderuntime.policy.facts import ContainerFacts, SandboxFacts
 from noderuntime.policy.model import (
@@ -113,6 +121,43 @@ def admit_container(
     if refusal is not None:
         return refusal
     return replace(_under_profile(facts, plain), findings=findings)
+
+
+def admit_session(facts: ContainerFacts) -> tuple[Denial, ...] | Denial:
+    """Decide about a new session with a running container, under the rules of now: its findings.
+
+    A container that the profile would not admit any more gets none; what runs runs on.
+    """
+    refusal, findings = _judge(facts.rules, denials_of_exec(facts))
+    return findings if refusal is None else _made_before(refusal)
+
+
+def admit_exec(
+    facts: ContainerFacts, process: Mapping[str, object], *, is_probe: bool
+) -> joining.ExecGrant | Denial:
+    """Decide about one more process of a running container: a session's, narrowed.
+
+    The kubelet's own probes and hooks (``is_probe``) go on where a session is refused, as the Pod
+    does, and are narrowed like every process. Raises KeyError, TypeError where ``process`` is none.
+    """
+    findings = admit_session(facts)
+    if isinstance(findings, Denial):
+        if not is_probe:
+            return findings
+        findings = tuple(denials_of_exec(facts))
+    granted, changes = joining.narrowed(facts, process)
+    return joining.ExecGrant(process=granted, findings=findings, changes=changes)
+
+
+def admit_forward(facts: SandboxFacts) -> tuple[Denial, ...] | Denial:
+    """Decide about a port-forward: on the node's network it would reach the node's localhost."""
+    denials = of_section("hostNamespaces", forwards_into_the_pod(facts))
+    refusal, findings = _judge(facts.rules, denials)
+    return findings if refusal is None else _made_before(refusal)
+
+
+def _made_before(refusal: Denial) -> Denial:
+    return replace(refusal, remedy="it is from before that; have the Pod made anew")
 
 
 def admit_resources(

@@ -298,7 +298,8 @@ class HostFacts:
     """What only the node knows; the engine reads it, the policy judges it.
 
     ``mountinfo`` is the text of /proc/self/mountinfo: the kubelet binds a subPath to a folder of
-    its own, and only there is written what lies behind. ``real_paths`` maps the ``host_path`` of a
+    its own, and only there is written what lies behind; "" where no mount needs it
+    (``mounts.need_the_table``). ``real_paths`` maps the ``host_path`` of a
     mount or a device to the path that is left when every symlink is followed. ``capabilities`` is
     what the node can give at all (``capabilities.of_status`` of /proc/self/status), without CAP_: a
     privileged container gets these, and to ask for one more would fail. None is all of Linux's.

@@ -38,7 +38,7 @@ _PROPAGATIONS: Final = {
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 _SPECIAL: Final = re.compile(r"[ \t\n\\]")  # what the kernel writes as \NNN
 # Files that lxcfs lays over /proc; anything else there could fake what the OCI runtime writes to.
-_PROC_FILES: Final = frozenset(
+PROC_FILES: Final = frozenset(
     f"/proc/{name}"
     for name in [
         "cpuinfo",
@@ -51,9 +51,7 @@ _PROC_FILES: Final = frozenset(
         "uptime",
     ]
 )
-
-
-_DEVICES: Final = frozenset(("/dev", "/dev/pts"))
+OWN_FOLDERS: Final = frozenset(("/dev", "/dev/pts"))  # the runtime makes these itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,18 @@ def require_own_dev(container: ContainerConfig) -> None:
 
 def may_cover(paths: Iterable[str]) -> frozenset[str]:
     """Return those of the paths that are files of /proc which a volume may cover."""
-    return _PROC_FILES.intersection(map(_clean, paths))
+    return PROC_FILES.intersection(map(_clean, paths))
+
+
+def need_the_table(container: ContainerConfig) -> bool:
+    """Tell whether a decision about these mounts reads the node's mount table; most read none."""
+    return any(
+        mount.propagation is not Propagation.PRIVATE
+        or "volume-subpaths" in mount.host_path
+        or _clean(mount.container_path) == "/dev/shm"  # noqa: S108 - the container's; policy/shm.py
+        for mount in container.mounts
+        if not mount.image
+    )
 
 
 def require_propagation(container: ContainerConfig, host: HostFacts) -> None:
@@ -130,17 +139,24 @@ def require_propagation(container: ContainerConfig, host: HostFacts) -> None:
 
 def _mount_of(path: str, mountinfo: str) -> tuple[str, frozenset[str]]:
     """Return the mount point that a path is in, and the mount's tags (shared, master, ...)."""
-    found: tuple[str, frozenset[str]] = ("/", frozenset())
+    point, line = _innermost(path, mountinfo)
+    fields = line.partition(" - ")[0].split(" ")
+    return point or "/", frozenset(tag.partition(":")[0] for tag in fields[6:])
+
+
+def _innermost(path: str, mountinfo: str) -> tuple[str, str]:
+    """Return the mount at a path or around it, and its line; both "" where there is none."""
+    parts = path.rstrip("/").split("/")
+    above = {"/".join(parts[:number]) or "/" for number in range(1, len(parts) + 1)}
+    written = {_written(each): each for each in above}
+    point = found = ""
     for line in mountinfo.splitlines():
-        fields, _, _ = line.partition(" - ")
-        parts = fields.split(" ")
-        if len(parts) < 6:
-            continue
-        point = _unescape(parts[4])
+        fields = line.split(" ", 5)  # a node has thousands of lines: the rest is seldom wanted
+        here = written.get(fields[4], "") if len(fields) > 5 else ""
         # What was mounted later lies over what was before.
-        if is_below(path, point) and len(point) >= len(found[0]):
-            found = (point, frozenset(tag.partition(":")[0] for tag in parts[6:]))
-    return found
+        if here and len(here) >= len(point):
+            point, found = here, line
+    return point, found
 
 
 def host_paths_are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
@@ -195,7 +211,7 @@ def proc_is_not_covered(facts: ContainerFacts) -> Iterator[Denial]:
 
 
 def _covers_confinement(path: str) -> bool:
-    return path in _DEVICES or (is_below(path, "/proc") and path not in _PROC_FILES)
+    return path in OWN_FOLDERS or (is_below(path, "/proc") and path not in PROC_FILES)
 
 
 def recursive_readonly(facts: ContainerFacts) -> frozenset[str]:
@@ -227,7 +243,7 @@ def behind(path: str, mountinfo: str) -> tuple[str, ...]:
     """
     # A node has thousands of mounts: only the lines that matter are parsed.
     lines = mountinfo.splitlines()
-    written = _SPECIAL.sub(lambda match: f"\\{ord(match[0]):03o}", path)
+    written = _written(path)
     named = _parse(line for line in lines if f" {written} " in line)
     own = next((entry for entry in reversed(named) if entry.point == path), None)
     if own is None:
@@ -243,16 +259,8 @@ def behind(path: str, mountinfo: str) -> tuple[str, ...]:
 
 def tmpfs_options(path: str, mountinfo: str) -> str | None:
     """Return the options of the tmpfs that is mounted at ``path`` or around it, or None."""
-    best, options = "", None
-    for line in mountinfo.splitlines():
-        head, _, tail = line.partition(" - ")
-        parts, kind = head.split(" "), tail.split(" ")
-        if len(parts) < 5 or len(kind) < 3:
-            continue
-        point = _unescape(parts[4])
-        if is_below(path, point) and len(point) >= len(best):
-            best, options = point, kind[2] if kind[0] == "tmpfs" else None
-    return options
+    kind = _innermost(path, mountinfo)[1].partition(" - ")[2].split(" ")
+    return kind[2] if len(kind) > 2 and kind[0] == "tmpfs" else None
 
 
 def _judge_subpath(facts: ContainerFacts, mount: Mount, path: str) -> Iterator[Denial]:
@@ -333,6 +341,11 @@ def _parse(lines: Iterable[str]) -> tuple[_Entry, ...]:
         for parts in fields
         if len(parts) > 4
     )
+
+
+def _written(path: str) -> str:
+    """Return a path as mountinfo has it."""
+    return _SPECIAL.sub(lambda match: f"\\{ord(match[0]):03o}", path)
 
 
 def _unescape(text: str) -> str:

@@ -9,7 +9,7 @@ from noderuntime.errors import InvalidArgumentError
 from noderuntime.policy.denial import Denial
 from noderuntime.policy.facts import ContainerFacts
 from noderuntime.policy.model import ContainerConfig, ResolvedUser, UserNamespace
-from noderuntime.policy.rules import Ranges
+from noderuntime.policy.rules import HandlerRules, Ranges
 
 HIGHEST_ID: Final = 2**32 - 2  # 2^32-1 means 'leave unchanged' to setresuid(2)
 
@@ -48,6 +48,12 @@ def require_mapped(container: str, user: ResolvedUser, namespace: UserNamespace 
 
 def is_allowed(facts: ContainerFacts) -> Iterator[Denial]:
     """Refuse user 0 where the profile says nonRoot, and users and groups outside of its ranges."""
+    yield from user_and_group_are_allowed(facts)
+    yield from _supplementary(facts)
+
+
+def user_and_group_are_allowed(facts: ContainerFacts) -> Iterator[Denial]:
+    """Refuse what a process cannot be without; supplementary groups can be taken from it."""
     rules, uid = facts.rules, facts.image.user.uid
     if rules.non_root and uid == 0:
         yield facts.deny(
@@ -60,43 +66,48 @@ def is_allowed(facts: ContainerFacts) -> Iterator[Denial]:
         yield facts.deny(
             "securityContext.runAsUser",
             _source(facts.container, uid),
-            f"runAs.users has {_shown(rules.users)}",
+            f"runAs.users has {shown(rules.users)}",
             "set runAsUser to one of these",
         )
-    yield from _groups(facts)
-
-
-def _groups(facts: ContainerFacts) -> Iterator[Denial]:
-    """Refuse groups outside of the ranges; the image's own count like those of the Pod."""
-    rules, user, security = facts.rules, facts.image.user, facts.container.security
-    if not _within(user.gid, rules.groups):
-        origin = "" if security.run_as_group is not None else " (the image's group)"
+    gid = facts.image.user.gid
+    if not _within(gid, rules.groups):
+        asked = facts.container.security.run_as_group is not None
         yield facts.deny(
             "securityContext.runAsGroup",
-            f"{user.gid}{origin}",
-            f"runAs.groups has {_shown(rules.groups)}",
+            str(gid) if asked else f"{gid} (the image's group)",
+            f"runAs.groups has {shown(rules.groups)}",
             "set runAsGroup to one of these",
         )
-    for gid in user.additional_gids:
-        if gid == user.gid or _within(gid, rules.supplemental_groups):
-            continue
+
+
+def _supplementary(facts: ContainerFacts) -> Iterator[Denial]:
+    """Refuse groups outside of the ranges; the image's own count like those of the Pod."""
+    rules, user, security = facts.rules, facts.image.user, facts.container.security
+    for gid in outside(rules, user):
         asked = gid in security.supplemental_groups
         yield facts.deny(
             "securityContext.supplementalGroups",
             str(gid) if asked else f"{gid} (of the image's group file)",
-            f"runAs.supplementalGroups has {_shown(rules.supplemental_groups)}",
+            f"runAs.supplementalGroups has {shown(rules.supplemental_groups)}",
             "use groups of these" if asked else "set supplementalGroupsPolicy: Strict",
         )
+
+
+def outside(rules: HandlerRules, user: ResolvedUser) -> tuple[int, ...]:
+    """Return the supplementary groups that the profile does not allow."""
+    kept = rules.supplemental_groups
+    return tuple(g for g in user.additional_gids if g != user.gid and not _within(g, kept))
 
 
 def _within(number: int, ranges: Ranges) -> bool:
     return not ranges or any(low <= number <= high for low, high in ranges)
 
 
-def _shown(ranges: Ranges) -> str:
+def shown(ranges: Ranges) -> str:
+    """Return up to four ranges as a user reads them."""
     more = len(ranges) - 4
-    shown = ", ".join(f"{low}-{high}" for low, high in ranges[:4])
-    return shown + (f" and {more} more" if more > 0 else "")
+    first = ", ".join(f"{low}-{high}" for low, high in ranges[:4])
+    return first + (f" and {more} more" if more > 0 else "")
 
 
 def _source(container: ContainerConfig, uid: int) -> str:

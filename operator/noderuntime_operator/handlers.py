@@ -17,6 +17,7 @@ import kopf
 from noderuntime.api.model import GROUP, VERSION
 from noderuntime_operator.reconcile.names import LABELS
 
+_ADMISSION: Final = ("validatingadmissionpolicies", "validatingadmissionpolicybindings")
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -43,8 +44,11 @@ def settings() -> kopf.OperatorSettings:
     return made
 
 
-def registry(changed: Callable[[], None]) -> kopf.OperatorRegistry:
-    """Return the handlers; each calls ``changed`` when something that matters did."""
+def registry(changed: Callable[[], None], *, admission: bool) -> kopf.OperatorRegistry:
+    """Return the handlers; each calls ``changed`` when something that matters did.
+
+    ``admission`` tells whether admission policies can be watched; kopf would end where they cannot.
+    """
     made = kopf.OperatorRegistry()
     labels_of_nodes: dict[str, object] = {}
 
@@ -65,6 +69,9 @@ def registry(changed: Callable[[], None]) -> kopf.OperatorRegistry:
     kopf.on.event("node.k8s.io", "v1", "runtimeclasses", id="classes", registry=made)(any_event)
     for plural in ("daemonsets", "controllerrevisions"):
         kopf.on.event("apps", "v1", plural, id=plural, registry=made, labels=LABELS)(any_event)
+    for plural in _ADMISSION if admission else ():
+        group = "admissionregistration.k8s.io"
+        kopf.on.event(group, "v1", plural, id=plural, registry=made, labels=LABELS)(any_event)
     kopf.on.event("", "v1", "nodes", id="nodes", registry=made)(node_event)
     kopf.on.login(id="login", registry=made)(_login)
     return made

@@ -25,6 +25,18 @@ RESOURCES: Final[dict[Kind, Any]] = {
     Kind.REVISION: create_namespaced_resource(
         "apps", "v1", "ControllerRevision", "controllerrevisions"
     ),
+    Kind.ADMISSION_POLICY: create_global_resource(
+        "admissionregistration.k8s.io",
+        "v1",
+        "ValidatingAdmissionPolicy",
+        "validatingadmissionpolicies",
+    ),
+    Kind.ADMISSION_BINDING: create_global_resource(
+        "admissionregistration.k8s.io",
+        "v1",
+        "ValidatingAdmissionPolicyBinding",
+        "validatingadmissionpolicybindings",
+    ),
 }
 NAMESPACED: Final = frozenset({Kind.DAEMON_SET, Kind.REVISION})
 NODE: Final[Any] = create_global_resource("", "v1", "Node", "nodes")

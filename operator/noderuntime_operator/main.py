@@ -88,13 +88,13 @@ async def _run(options: Options) -> None:
 
     loop = Loop(look, lambda plan: carry_out(client, plan, options.namespace))
     async with serving(loop, options.health_address):
-        await _until_served(look)
+        first = await _until_served(look)
         async with asyncio.TaskGroup() as group:
             passes = group.create_task(loop.run(), name="passes")
             try:
                 # Ends on SIGTERM and SIGINT.
                 await kopf.operator(
-                    registry=handlers.registry(loop.changed),
+                    registry=handlers.registry(loop.changed, admission=not first.admission.problem),
                     settings=handlers.settings(),
                     standalone=True,
                     namespaces=[options.namespace],
@@ -129,16 +129,14 @@ async def _owner(client: AsyncClient, options: Options) -> dict[str, Any] | None
     }
 
 
-async def _until_served(look: Callable[[], Awaitable[object]]) -> None:
+async def _until_served(look: Callable[[], Awaitable[Observed]]) -> Observed:
     """Wait for the CRDs and the permissions: kopf looks only once which resources there are."""
     while True:
         try:
-            await look()
+            return await look()
         except (httpx2.HTTPError, OSError) as error:
             _log.warning("waiting for the API", extra={"error": str(error) or type(error).__name__})
             await asyncio.sleep(_START_RETRY_S)
-        else:
-            return
 
 
 if __name__ == "__main__":

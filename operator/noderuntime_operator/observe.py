@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
+import httpx2
 from lightkube import AsyncClient
 
 from noderuntime_operator import parse
 from noderuntime_operator.kinds import NODE, POD, RESOURCES
 from noderuntime_operator.reconcile.names import AGENT, LABELS
-from noderuntime_operator.reconcile.observed import Observed, PodSeen, Settings
+from noderuntime_operator.reconcile.observed import AdmissionSeen, Observed, PodSeen, Settings
 from noderuntime_operator.reconcile.plan import Kind
 
 _CHUNK: Final = 500
+_WITHOUT_ADMISSION: Final = {
+    403: "the operator may not list ValidatingAdmissionPolicies: upgrade the chart, whose role says so",
+    404: "the API server does not serve ValidatingAdmissionPolicy admissionregistration.k8s.io/v1",
+}
 
 
 async def observe(client: AsyncClient, settings: Settings) -> Observed:
@@ -36,6 +41,7 @@ async def observe(client: AsyncClient, settings: Settings) -> Observed:
     ]
     named: dict[str, Any] = {"namespace": namespace, "fields": {"metadata.name": AGENT}}
     daemonsets = [each async for each in _list(client, RESOURCES[Kind.DAEMON_SET], **named)]
+    admission = await _admission(client)
     pods: list[PodSeen] = []
     if any(each.deleting for each in runtimes):
         everywhere = _list(client, POD, namespace="*")
@@ -49,7 +55,26 @@ async def observe(client: AsyncClient, settings: Settings) -> Observed:
         revisions=tuple(revisions),
         runtime_classes=tuple(classes),
         daemonset=dict(daemonsets[0]) if daemonsets else None,
+        admission=admission,
         pods=tuple(pods),
+    )
+
+
+async def _admission(client: AsyncClient) -> AdmissionSeen:
+    """List what of admission is ours; an API server without it, or that forbids it, is no error."""
+    found: dict[Kind, tuple[Mapping[str, Any], ...]] = {}
+    for kind in (Kind.ADMISSION_POLICY, Kind.ADMISSION_BINDING):
+        try:
+            found[kind] = tuple([e async for e in _list(client, RESOURCES[kind], labels=LABELS)])
+        except (
+            httpx2.HTTPStatusError
+        ) as error:  # of a group that is not served, the body is no JSON
+            problem = _WITHOUT_ADMISSION.get(error.response.status_code)
+            if problem is None:
+                raise
+            return AdmissionSeen(problem=problem)
+    return AdmissionSeen(
+        policies=found[Kind.ADMISSION_POLICY], bindings=found[Kind.ADMISSION_BINDING]
     )
 
 

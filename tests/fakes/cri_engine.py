@@ -30,7 +30,12 @@ from noderuntime.engine.state import (
 )
 from noderuntime.engine.stats import ContainerMetrics, Filesystem, PodMetrics
 from noderuntime.engine.store import Store
-from noderuntime.errors import DeniedError, NotFoundError, UnimplementedError
+from noderuntime.errors import (
+    DeniedError,
+    FailedPreconditionError,
+    NotFoundError,
+    UnimplementedError,
+)
 from noderuntime.host.ports import CgroupStats, ExecResult
 from noderuntime.host.readings import (
     CgroupMetrics,
@@ -199,6 +204,12 @@ class FakeEngine(Engine):
         stream = LocalProcess(self.attach_argv, tty=record.config.tty, stdin=True)
         self.streams.append(stream)
         return stream
+
+    async def admit_port_forward(self, sandbox_id: str) -> SandboxRecord:
+        record = self.sandbox(sandbox_id)
+        if record.state is not SandboxState.READY:
+            raise FailedPreconditionError(f"sandbox {record.id} is not ready")
+        return record
 
     async def port_forward(
         self, sandbox_id: str, port: int

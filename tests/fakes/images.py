@@ -27,6 +27,7 @@ class FakeImages:
         self.fail: dict[str, BaseException] = {}
         self.gate: asyncio.Event | None = None  # pulls wait for it
         self.artifacts: dict[str, str] = {}  # what ``artifact`` finds
+        self.kept: dict[str, str] = {}  # what it has found
         self._images: dict[str, Image] = {}
         self._used: dict[str, Image] = {}
 
@@ -84,12 +85,18 @@ class FakeImages:
         self._call("artifact", reference)
         if reference not in self.artifacts:
             raise ImageError(f"{reference} is not there")
+        self.kept[reference] = self.artifacts[reference]
         return self.artifacts[reference]
+
+    async def kept_artifact(self, reference: str) -> str | None:
+        """Find one that was found before."""
+        return self.kept.get(reference)
 
     async def retain_artifacts(self, references: tuple[str, ...]) -> None:
         """Forget the others."""
         self._call("retain_artifacts", " ".join(references))
         self.artifacts = {k: v for k, v in self.artifacts.items() if k in references}
+        self.kept = {k: v for k, v in self.kept.items() if k in references}
 
     def find(self, reference: str) -> Image | None:
         digits = id_prefix(reference)

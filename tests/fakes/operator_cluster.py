@@ -15,7 +15,7 @@ from typing import Any
 from noderuntime.api.revision import Revision
 from noderuntime_operator import parse
 from noderuntime_operator.reconcile.names import FINALIZER, LABELS
-from noderuntime_operator.reconcile.observed import Observed, Settings
+from noderuntime_operator.reconcile.observed import AdmissionSeen, Observed, Settings
 from noderuntime_operator.reconcile.plan import Action, Apply, Kind, Plan
 from noderuntime_operator.reconcile.reconcile import reconcile
 
@@ -31,6 +31,7 @@ class FakeCluster:
         self.now = START
         self.objects: dict[str, dict[str, Json]] = {}
         self.writes: list[Action] = []
+        self.without_admission = ""  # why the API server has no admission policies
         self._uids = itertools.count(1)
 
     # What users, kubelets and controllers do.
@@ -122,6 +123,12 @@ class FakeCluster:
             revisions=tuple(map(parse.revision, revisions)),
             runtime_classes=tuple(map(parse.runtime_class, all_of(Kind.RUNTIME_CLASS))),
             daemonset=next(iter(all_of(Kind.DAEMON_SET)), None),
+            admission=AdmissionSeen(problem=self.without_admission)
+            if self.without_admission
+            else AdmissionSeen(
+                policies=tuple(all_of(Kind.ADMISSION_POLICY)),
+                bindings=tuple(all_of(Kind.ADMISSION_BINDING)),
+            ),
             pods=tuple(pods) if any(each.deleting for each in runtimes) else (),
         )
 
@@ -217,5 +224,7 @@ def assert_nothing_is_left(cluster: FakeCluster) -> None:
         Kind.DAEMON_SET,
         Kind.STATE,
         Kind.REVISION,
+        Kind.ADMISSION_POLICY,
+        Kind.ADMISSION_BINDING,
     ):
         assert cluster.names(kind) == [], kind

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 import time
@@ -147,7 +148,11 @@ class RealNode:
         await store.load(self.root / "layout", IMAGE)
 
     def clean(self) -> None:
-        """Remove what stays as long as the node is: bridge, cgroup parent, the private mount."""
+        """Remove what stays as long as the node is: bridge, cgroup parent, the private mount.
+
+        And what a test that failed has left running: nobody else knows it.
+        """
+        self._kill_processes()
         subprocess.run(("ip", "link", "delete", self.bridge), check=False, capture_output=True)
         for directory in self.cgroups():
             with suppress(FileNotFoundError):  # systemd takes an empty slice away by itself
@@ -182,9 +187,21 @@ class RealNode:
             ),
         }
 
+    def _kill_processes(self) -> None:
+        """End all, until none is left: a monitor, or a runtime, may be starting more."""
+        until = time.monotonic() + SETTLE_S
+        while (found := self._processes()) and time.monotonic() < until:
+            for pid in found:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+
     def processes(self) -> list[str]:
         """Return the command lines that name the node's folder or token, ours left out."""
-        found: list[str] = []
+        return sorted(self._processes().values())
+
+    def _processes(self) -> dict[int, str]:
+        found: dict[int, str] = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or entry.name == str(os.getpid()):
                 continue
@@ -193,8 +210,8 @@ class RealNode:
             except OSError:
                 continue
             if str(self.root) in line or f"nr-engine-{self.token}" in line:
-                found.append(line.strip())
-        return sorted(found)
+                found[int(entry.name)] = line.strip()
+        return found
 
     def leftovers(self, wanted: dict[str, list[str]]) -> list[str]:
         """Return what differs from ``wanted`` still after a while; the kernel takes its time."""

@@ -106,3 +106,39 @@ async def test_a_device_may_be_used_as_it_is_listed_and_no_more(
     assert await said(engine, container_id, ": < /dev/x; echo $?") == ["0"]
     [error] = await said(engine, container_id, ": > /dev/x")
     assert "Operation not permitted" in error
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+async def test_an_exec_gets_what_both_profiles_give_when_the_profile_was_tightened(
+    node: RealNode, engine: Engine, handler: str
+) -> None:
+    serve(node, {**PROFILE, "noNewPrivileges": "Optional"})
+    sandbox_id = await engine.run_sandbox(node.sandbox(), handler)
+    config = config_of(node)
+    config = replace(config, security=replace(config.security, no_new_privs=False))
+    container_id = await engine.create_container(sandbox_id, config)
+    await engine.start_container(container_id)
+    serve(
+        node,
+        {
+            **PROFILE,
+            "capabilities": {"default": ["KILL"]},
+            "ulimits": [{"name": "nofile", "soft": 50, "hard": 50}],
+        },
+    )
+    script = "busybox grep -E '^(Cap|NoNew)' /proc/{}/status"
+    own, joined = (
+        {name: int(value, 16) for name, value in (line.split(":") for line in lines)}
+        for lines in (
+            await said(engine, container_id, script.format("1")),
+            await said(engine, container_id, script.format("self")),
+        )
+    )
+    assert (own["CapBnd"], own["CapEff"]) == (NET_BIND_SERVICE | 1 << 5, NET_BIND_SERVICE)
+    assert (joined["CapBnd"], joined["CapEff"], joined["CapAmb"]) == (1 << 5, 0, 0)
+    assert (own["NoNewPrivs"], joined["NoNewPrivs"]) == (0, 1)
+    assert await said(engine, container_id, "ulimit -Hn") == ["50"]
+    serve(node, {**PROFILE, "runAs": {"users": [{"min": 5, "max": 6}]}})
+    with pytest.raises(DeniedError, match=r"runAs.users has 5-6; .*have the Pod made anew"):
+        await engine.exec(container_id, ("/bin/busybox", "id"), tty=False, stdin=False)
+    assert await said(engine, container_id, "echo probed") == ["probed"]

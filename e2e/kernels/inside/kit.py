@@ -171,6 +171,22 @@ class Cri(Client):
         )
         return answer.stats
 
+    async def metrics(self, pod: Pod, name: str) -> list[int]:
+        """The values of a container's metric, one a device."""
+        answer = await self._call(
+            "ListPodSandboxMetrics",
+            pb.ListPodSandboxMetricsRequest(),
+            pb.ListPodSandboxMetricsResponse,
+        )
+        return [
+            metric.value.value
+            for of_pod in answer.pod_metrics
+            for container in of_pod.container_metrics
+            if container.container_id == pod.container
+            for metric in container.metrics
+            if metric.name == name
+        ]
+
     async def exec(self, pod: Pod, script: str) -> str:
         """What a shell in the container said; it must end with 0."""
         answer = await self._call(

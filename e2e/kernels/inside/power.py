@@ -1,7 +1,8 @@
 """A runtime whose power is cut from outside: ``python -m e2e.kernels.inside.power``.
 
 It lives on ``/disk``. First a Pod's whole life, and at each step that the code declares the outside
-is asked to take what is on the disk (``cut``). Then Pods and images come and go until the end.
+is asked to take what is on the disk (``cut``); then that of a Pod with a user namespace, at the steps
+where that makes a difference. Then Pods and images come and go until the end.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import os
 import secrets
 import subprocess
 import time
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
 from e2e.performance.registry import BUSYBOX, TAG, Registry, write_images
 from noderuntime.engine.engine import steps_of
-from tests.root.engine_kit import RealNode
+from tests.root.engine_kit import OWN_USERS, RealNode
 from tests.root.engine_scene import Scene
 
 DISK: Final = Path("/disk")
@@ -36,6 +39,10 @@ _LAST: Final = {place.partition("/")[0]: place for place in steps_of()}
 # After a step is before the next one, but for the last.
 PLACES: Final = frozenset(
     (*(f"{place}:before" for place in steps_of()), *(f"{p}:after" for p in _LAST.values()))
+)
+USERS: Final = ":users"  # the end of a cut's name: the Pod has a user namespace
+PLACES_OF_USERS: Final = frozenset(
+    place for place in PLACES if place.startswith(("run_sandbox/", "create_container/"))
 )
 
 
@@ -77,27 +84,34 @@ async def main() -> None:
     await node.load_image()
     os.sync()
 
+    await _live(node, PLACES, "")
+    await _live(replace(node, namespaces=OWN_USERS), PLACES_OF_USERS, USERS)
+    print(FREE, flush=True)
+    await _for_ever(node)
+
+
+async def _live(node: RealNode, places: frozenset[str], suffix: str) -> None:
+    """Let a Pod live once, and ask for a cut at these places."""
+
     async def ask(verb: str, step: str) -> None:
-        if f"{verb}/{step}" in PLACES:
-            cut(f"{verb}.{step}")
+        if f"{verb}/{step}" in places:
+            cut(f"{verb}.{step}{suffix}")
 
     engine = node.engine(ask)
     await engine.recover()
     for verb in LIFE:
         await Scene(node, engine).call(verb)
     await engine.close()
-    print(FREE, flush=True)
-    await _for_ever(node)
 
 
 async def _for_ever(node: RealNode) -> None:
     engine = node.engine()
     await engine.recover()
     _, name = registry_for(node)
-    while True:
+    for living in cycle((node, replace(node, namespaces=OWN_USERS))):
         await engine.pull_image(name, None, handler="")
         for verb in LIFE:
-            await Scene(node, engine).call(verb)
+            await Scene(living, engine).call(verb)
         await engine.remove_image(name)
 
 

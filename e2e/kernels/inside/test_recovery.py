@@ -1,7 +1,7 @@
 """The first start after a power loss, on each disk that the outside has taken.
 
-Named after the place at which the power was cut: ``VERB.STEP:WHEN``, or anything else for a moment
-that nobody chose.
+Named after the place at which the power was cut: ``VERB.STEP:WHEN``, with ``:users`` where the Pod
+has a user namespace; or anything else for a moment that nobody chose.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from e2e.kernels.inside.power import CUTS, DISK, LIFE, TOKEN, node_on, registry_for
+from e2e.kernels.inside.power import CUTS, DISK, LIFE, TOKEN, USERS, node_on, registry_for
 from noderuntime.engine.engine import Engine
 from noderuntime.engine.state import ContainerState, SandboxState
-from tests.root.engine_kit import RealNode
+from tests.root.engine_kit import OWN_USERS, RealNode
 from tests.root.engine_scene import MAKING, Scene
 
 # Between this verb and that, the Pod or container is there, whatever happens.
@@ -37,9 +37,8 @@ def cut(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def node(cut: str) -> Iterator[RealNode]:
-    assert cut
     found = node_on(DISK, (DISK / TOKEN).read_text())
-    yield found
+    yield replace(found, namespaces=OWN_USERS) if cut.endswith(USERS) else found
     found.clean()
 
 
@@ -63,7 +62,7 @@ async def test_nothing_half_made_stays_nothing_made_is_lost_and_the_retry_works(
         assert len(engine.sandboxes()) == 1
     if verb in CONTAINER:
         assert len(engine.containers()) == 1
-    if verb in MAKING and not place.endswith(":after"):
+    if verb in MAKING and not place.removesuffix(USERS).endswith(":after"):
         assert len(engine.sandboxes()) == (verb != "run_sandbox")
         assert len(engine.containers()) == (verb == "start_container")
     await _kubelets_retry(node, engine, pulls=verb not in LIFE)

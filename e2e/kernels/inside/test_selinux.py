@@ -178,9 +178,11 @@ async def test_a_type_that_the_policy_does_not_know_is_refused_by_its_field(
 
 @pytest.fixture
 def declared(node: RealNode) -> Iterator[None]:
-    """A handler with a declared label, and one that demands AppArmor."""
+    """A handler with a declared label, one with a label that is none, and one that demands AppArmor."""
     profiles: dict[str, dict[str, object]] = {
         "labelled": {"seLinux": {"type": "container_t", "level": "s0:c7,c8"}},
+        "per-pod": {"seLinux": {}},
+        "unknown": {"seLinux": {"type": "no_such_t"}},
         "confined": {"appArmor": {"mode": "RuntimeDefault"}},
     }
     handlers = tuple(
@@ -218,3 +220,15 @@ async def test_a_handler_that_demands_apparmor_is_not_offered_by_a_kernel_withou
     names = [handler.name for handler in engine.status().handlers]
     assert "labelled" in names
     assert "confined" not in names
+
+
+@pytest.mark.usefixtures("declared")
+async def test_a_handler_whose_label_the_policy_does_not_know_is_not_offered(
+    node: RealNode, engine: Engine
+) -> None:
+    with pytest.raises(FailedPreconditionError, match="label system_u:system_r:no_such_t:s0:c0,c1"):
+        await engine.run_sandbox(node.sandbox(), "unknown")
+    status = engine.status()
+    reasons = {each.name: each.reason for each in status.withheld}
+    assert reasons == {"unknown": "SELinuxLabelUnknown", "confined": "MissingFeature"}
+    assert {"labelled", "per-pod"} <= {handler.name for handler in status.handlers}

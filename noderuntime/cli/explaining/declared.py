@@ -48,16 +48,33 @@ def read(files: Mapping[str, bytes]) -> Declared:
 
 def rules(declared: Declared, profile: str, runtime: str) -> HandlerRules:
     """Compile a profile as a node would serve it, through a NodeRuntime where one is named ("")."""
-    found = handler(declared, profile, runtime)
-    return rules_of(found, digest_of((found,)))
+    return compiled(profile, declared.profiles, runtime, declared.runtimes.get(runtime))
 
 
-def handler(declared: Declared, profile: str, runtime: str) -> RevisionHandler:
-    """Return the handler of a revision that the operator would make of them."""
-    spec = inherit.resolve(profile, declared.profiles)
+def compiled(
+    profile: str,
+    profiles: Mapping[str, SecurityProfileSpec | None],
+    runtime: str,
+    found: NodeRuntimeSpec | None,
+) -> HandlerRules:
+    """Compile a profile for a NodeRuntime, None for none; ``profiles`` as in ``inherit.resolve``.
+
+    Raises ConfigError for what an operator would tell as Stalled.
+    """
+    made = handler(profile, profiles, runtime, found)
+    return rules_of(made, digest_of((made,)))
+
+
+def handler(
+    profile: str,
+    profiles: Mapping[str, SecurityProfileSpec | None],
+    runtime: str,
+    found: NodeRuntimeSpec | None,
+) -> RevisionHandler:
+    """Return the handler of a revision that the operator would make of them. Raises ConfigError."""
+    spec = inherit.resolve(profile, profiles)
     inherit.check(profile, spec)
     revised = RevisionProfile(name=profile, spec=spec)
-    found = declared.runtimes.get(runtime)
     if found is None:
         return RevisionHandler(name=profile, node_runtime=profile, profile=revised)
     return RevisionHandler(
@@ -91,17 +108,42 @@ def chosen_profile(declared: Declared, wanted: str, runtime: str) -> str:
     return heirs[0]
 
 
-def chosen_runtime(declared: Declared, handler: str | None) -> str:
-    """Return the NodeRuntime's name: the handler's where there are several; "" where none is."""
+def chosen_runtime(declared: Declared, handler: str | None, namespace: str) -> str:
+    """Return the NodeRuntime's name, "" where none is; of several the Pod's, by handler or default."""
     names = [*declared.runtimes]
     if len(names) > 1:
-        names = [name for name in names if declared.runtimes[name].handler == handler]
+        names = [name for name in names if _governs(declared.runtimes[name], handler, namespace)]
         if len(names) != 1:
+            meant = "" if handler else ", nor one whose default governs it"
             raise ConfigError(
                 f"--node-runtime: the files hold {len(declared.runtimes)} NodeRuntimes, and "
-                f"{len(names)} of them with the Pod's runtimeClassName, {handler or 'none'}"
+                f"{len(names)} of them with the Pod's runtimeClassName, {handler or 'none'}{meant}"
             )
     return names[0] if names else ""
+
+
+def note_on_default(
+    declared: Declared, runtime: str, handler: str | None, namespace: str
+) -> tuple[str, ...]:
+    """Say of a Pod that names no handler whether the NodeRuntime ("" is none) governs it at all."""
+    found = declared.runtimes.get(runtime)
+    if found is None or handler:
+        return ()
+    if found.default is None:
+        why = f"NodeRuntime {runtime} has no default"
+    elif namespace in found.default.exempt_namespaces:
+        why = f"its namespace {namespace} is exempt from the default of NodeRuntime {runtime}"
+    else:
+        said = f"it names no runtimeClassName: the default of NodeRuntime {runtime} governs it"
+        return (said,)
+    said = f"it names no runtimeClassName, and {why}: without one it would run under no profile"
+    return (said,)
+
+
+def _governs(runtime: NodeRuntimeSpec, handler: str | None, namespace: str) -> bool:
+    if handler:
+        return runtime.handler == handler
+    return runtime.default is not None and namespace not in runtime.default.exempt_namespaces
 
 
 def _put(into: dict[str, _Spec], model: type[_Spec], file: str, body: Mapping[str, Any]) -> None:

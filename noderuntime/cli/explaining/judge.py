@@ -103,6 +103,7 @@ class PodReport:
     rows: tuple[Row, ...] = ()
     error: str = ""
     notes: tuple[str, ...] = ()
+    shm_bytes: int = SHM_BYTES
     containers: tuple[ContainerReport, ...] = ()
 
     @property
@@ -146,6 +147,7 @@ def judge(
         rules=held,
         rows=tuple(_row(held, name, findings) for name in _OF_POD),
         notes=tuple(_notes(rules, held, grant)),
+        shm_bytes=grant.shm_bytes if isinstance(grant, SandboxGrant) else SHM_BYTES,
         containers=tuple(_judge_one(known, request) for request in asked),
     )
 

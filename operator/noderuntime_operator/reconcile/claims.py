@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from noderuntime.api.selection import matches
 from noderuntime_operator.reconcile.observed import (
     NodeRuntimeSeen,
     NodeSeen,
     Observed,
     PodSeen,
 )
-from noderuntime_operator.reconcile.selection import matches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,8 @@ class Claims:
         str, Mapping[str, str]
     ]  # node -> the older NodeRuntime that serves the handler there
     by_node: Mapping[str, tuple[str, ...]]  # node -> NodeRuntimes that won on it
+    defaults: Mapping[str, str]  # node -> the one of these that governs Pods that name no handler
+    lost_default: Mapping[str, Mapping[str, str]]  # as lost: the older one that governs them there
 
 
 def by_age(runtimes: Iterable[NodeRuntimeSeen]) -> list[NodeRuntimeSeen]:
@@ -31,11 +33,14 @@ def by_age(runtimes: Iterable[NodeRuntimeSeen]) -> list[NodeRuntimeSeen]:
 
 
 def claim(runtimes: Iterable[NodeRuntimeSeen], nodes: Iterable[NodeSeen]) -> Claims:
-    """Give each handler of each node to the oldest NodeRuntime that selects the node."""
+    """Give each handler of each node, and its default, to the oldest NodeRuntime that selects it."""
     ordered = [(runtime, runtime.spec) for runtime in by_age(runtimes) if runtime.spec is not None]
     won: dict[str, list[str]] = {runtime.name: [] for runtime, _ in ordered}
     lost: dict[str, dict[str, str]] = {runtime.name: {} for runtime, _ in ordered}
     by_node: dict[str, tuple[str, ...]] = {}
+    wants = {runtime.name for runtime, spec in ordered if spec.default is not None}
+    defaults: dict[str, str] = {}
+    lost_default: dict[str, dict[str, str]] = {name: {} for name in wants}
     for node in nodes:
         holders: dict[str, str] = {}
         for runtime, spec in ordered:
@@ -46,9 +51,17 @@ def claim(runtimes: Iterable[NodeRuntimeSeen], nodes: Iterable[NodeSeen]) -> Cla
                 won[runtime.name].append(node.name)
             else:
                 lost[runtime.name][node.name] = holder
-        by_node[node.name] = tuple(holders.values())
+        by_node[node.name] = winners = tuple(holders.values())
+        for name in (each for each in winners if each in wants):
+            holder = defaults.setdefault(node.name, name)
+            if holder != name:
+                lost_default[name][node.name] = holder
     return Claims(
-        won={name: tuple(names) for name, names in won.items()}, lost=lost, by_node=by_node
+        won={name: tuple(names) for name, names in won.items()},
+        lost=lost,
+        by_node=by_node,
+        defaults=defaults,
+        lost_default=lost_default,
     )
 
 

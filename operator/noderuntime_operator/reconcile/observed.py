@@ -92,6 +92,15 @@ class RuntimeClassSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionSeen:
+    """The admission policies and bindings that are ours; ``problem`` is why there can be none."""
+
+    policies: tuple[Body, ...] = ()
+    bindings: tuple[Body, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PodSeen:
     """A Pod that has not ended and names a RuntimeClass; ``node`` is empty until it is scheduled."""
 
@@ -117,4 +126,5 @@ class Observed:
     revisions: tuple[RevisionSeen, ...] = ()
     runtime_classes: tuple[RuntimeClassSeen, ...] = ()
     daemonset: Body | None = None
+    admission: AdmissionSeen = AdmissionSeen()
     pods: tuple[PodSeen, ...] = ()

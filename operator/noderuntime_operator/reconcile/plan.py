@@ -22,6 +22,8 @@ class Kind(StrEnum):
     RUNTIME_CLASS = "RuntimeClass"
     DAEMON_SET = "DaemonSet"
     REVISION = "ControllerRevision"
+    ADMISSION_POLICY = "ValidatingAdmissionPolicy"
+    ADMISSION_BINDING = "ValidatingAdmissionPolicyBinding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

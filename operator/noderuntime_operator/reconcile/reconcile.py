@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from noderuntime_operator.reconcile import steps
+from noderuntime_operator.reconcile.admission import own_admission
 from noderuntime_operator.reconcile.observed import Observed
 from noderuntime_operator.reconcile.plan import Action, Plan, Step
 from noderuntime_operator.reconcile.status import write_status
@@ -18,6 +19,7 @@ STEPS: Final[tuple[StepFunction, ...]] = (
     steps.claim,
     steps.publish_revision,  # before the states that name it
     steps.own_runtime_class,
+    own_admission,
     steps.own_daemonset,
     steps.own_states,
     write_status,

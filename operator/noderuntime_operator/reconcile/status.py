@@ -32,6 +32,7 @@ class _Nodes:
     matched: tuple[str, ...]
     pending: tuple[str, ...]  # of matched
     conflicting: dict[str, str]
+    others_default: dict[str, str]  # of matched: where an older one governs Pods without a handler
     stale: int
     ungoverned: int  # Pods
     unknown: dict[str, tuple[str, ...]]  # system calls by node that the handler's filter leaves out
@@ -91,6 +92,7 @@ def _nodes(view: View, runtime: NodeRuntimeSeen) -> _Nodes:
         matched=matched,
         pending=tuple(node for node in matched if not _serves(view, node, handler)),
         conflicting=dict(view.claims.lost.get(runtime.name, {})),
+        others_default=dict(view.claims.lost_default.get(runtime.name, {})),
         stale=sum(_has_stale(view, node) for node in matched),
         ungoverned=sum(_ungoverned(view, node) for node in matched),
         unknown={node: names for node in matched if (names := _unknown(view, node, handler))},
@@ -143,7 +145,7 @@ def _verdict(view: View, resolution: Resolution, nodes: _Nodes) -> _Verdict:
     if resolution.stall:
         stall = resolution.stall
         return _Verdict(state="Stalled", reason=stall.reason, message=stall.message)
-    if nodes.conflicting:
+    if nodes.conflicting or nodes.others_default:
         return _conflict(runtime, nodes)
     if nodes.pending:
         return _missing(nodes) if nodes.withheld else _pending(view, nodes)
@@ -158,8 +160,24 @@ def _verdict(view: View, resolution: Resolution, nodes: _Nodes) -> _Verdict:
         else ""
     )
     return _Verdict(
-        state="Ready", reason="Served", message=f"served by {count}{stale}{_left_out(nodes)}"
+        state="Ready",
+        reason="Served",
+        message=f"served by {count}{_governs(runtime)}{stale}{_left_out(nodes)}"
+        f"{_without_admission(view)}",
     )
+
+
+def _governs(runtime: NodeRuntimeSeen) -> str:
+    default = runtime.spec.default if runtime.spec else None
+    if default is None:
+        return ""
+    exempt = _listed(sorted(default.exempt_namespaces)) or "none"
+    return f", and governs Pods that name no handler there (exempt besides noderuntime's own: {exempt})"
+
+
+def _without_admission(view: View) -> str:
+    problem = view.observed.admission.problem
+    return f"; Pods are judged on nodes alone, as {problem}" if problem else ""
 
 
 def _left_out(nodes: _Nodes) -> str:
@@ -186,6 +204,8 @@ def _deleting(pods: Sequence[PodSeen], runtime: NodeRuntimeSeen) -> _Verdict:
 
 
 def _conflict(runtime: NodeRuntimeSeen, nodes: _Nodes) -> _Verdict:
+    if not nodes.conflicting:
+        return _default_conflict(nodes)
     handler = runtime.spec.handler if runtime.spec else ""
     older = " and ".join(sorted(set(nodes.conflicting.values())))
     text = (
@@ -194,6 +214,17 @@ def _conflict(runtime: NodeRuntimeSeen, nodes: _Nodes) -> _Verdict:
         f"{_listed(sorted(nodes.conflicting))}; make the selectors disjoint or choose another handler"
     )
     return _Verdict(state="Stalled", reason="HandlerConflict", message=text)
+
+
+def _default_conflict(nodes: _Nodes) -> _Verdict:
+    older = " and ".join(sorted(set(nodes.others_default.values())))
+    text = (
+        f"default: Pods that name no handler are governed by the older NodeRuntime {older} on "
+        f"{_count(len(nodes.others_default), 'node')} that this one selects too: "
+        f"{_listed(sorted(nodes.others_default))}; its handler is served there for Pods that name it; "
+        "remove default from one of them, or make the selectors disjoint"
+    )
+    return _Verdict(state="Stalled", reason="DefaultConflict", message=text)
 
 
 def _missing(nodes: _Nodes) -> _Verdict:

@@ -124,19 +124,7 @@ def _runtime_class(handler: str, owners: list[NodeRuntimeSeen]) -> dict[str, Any
     owner = living[0]
     specs = [each.spec for each in living if each.spec is not None]
     metadata: dict[str, Any] = {"name": handler, "labels": LABELS | {OWNER_LABEL: owner.name}}
-    if not owner.deleting:
-        # Not while it is being deleted: a foreground deletion would remove the RuntimeClass that
-        # Pods still need.
-        metadata["ownerReferences"] = [
-            {
-                "apiVersion": API_VERSION,
-                "kind": Kind.NODE_RUNTIME.value,
-                "name": owner.name,
-                "uid": owner.uid,
-                "controller": True,
-                "blockOwnerDeletion": False,
-            }
-        ]
+    metadata |= owner_references(owner)
     body: dict[str, Any] = {
         "apiVersion": "node.k8s.io/v1",
         "kind": Kind.RUNTIME_CLASS.value,
@@ -148,6 +136,24 @@ def _runtime_class(handler: str, owners: list[NodeRuntimeSeen]) -> dict[str, Any
     if labels := shared_labels([spec.node_selector for spec in specs]):
         body["scheduling"] = {"nodeSelector": labels}
     return body
+
+
+def owner_references(owner: NodeRuntimeSeen) -> dict[str, Any]:
+    """Return the part of an object's metadata that names its owner.
+
+    Nothing while that is being deleted: a foreground deletion would remove what Pods still need.
+    """
+    if owner.deleting:
+        return {}
+    reference = {
+        "apiVersion": API_VERSION,
+        "kind": Kind.NODE_RUNTIME.value,
+        "name": owner.name,
+        "uid": owner.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    return {"ownerReferences": [reference]}
 
 
 def _amounts(amounts: ResourceAmounts) -> dict[str, str]:

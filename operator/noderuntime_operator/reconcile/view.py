@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from noderuntime.api.revision import Revision, RevisionHandler, make_revision
+from noderuntime.api.revision import Revision, RevisionDefault, RevisionHandler, make_revision
 from noderuntime_operator.reconcile import claims as claiming
 from noderuntime_operator.reconcile.claims import Claims
 from noderuntime_operator.reconcile.names import revision_name
@@ -84,7 +84,8 @@ class _Composer:
             for each in claiming.by_age(observed.node_runtimes)
             if each.spec is None and each.name not in released
         ]
-        self._made: dict[tuple[tuple[str, str], ...], Revision] = {}
+        self._namespace = observed.settings.namespace
+        self._made: dict[tuple[tuple[tuple[str, str], ...], RevisionDefault | None], Revision] = {}
 
     def compose(self, claims: Claims) -> dict[str, Revision | None]:
         """Return what each node is to serve; a node that is to serve nothing is not in it."""
@@ -94,7 +95,7 @@ class _Composer:
             if not complete and self._current(node) is None and node in self._states:
                 out[node] = None  # what it serves cannot be read: better the old than a part
             elif parts:
-                out[node] = self._revision(parts)
+                out[node] = self._revision(parts, self._default(node, parts, claims))
         return out
 
     def _parts(
@@ -114,10 +115,32 @@ class _Composer:
                 parts[name, source] = handler
         return parts, complete
 
-    def _revision(self, parts: dict[tuple[str, str], RevisionHandler]) -> Revision:
-        key = tuple(sorted(parts))
+    def _default(
+        self, node: str, parts: dict[tuple[str, str], RevisionHandler], claims: Claims
+    ) -> RevisionDefault | None:
+        """Return who governs Pods without a handler; one that cannot be composed keeps what it was told.
+
+        Our own namespace is always exempt: a node must be able to run the agent that repairs it.
+        """
+        current = self._current(node)
+        previous = current.default if current else None
+        for (name, source), handler in parts.items():
+            if source:
+                if previous is not None and previous.handler == handler.name:
+                    return previous
+            elif claims.defaults.get(node) == name:
+                spec = self._resolutions[name].runtime.spec
+                declared = spec.default.exempt_namespaces if spec and spec.default else ()
+                exempt = tuple(sorted({*declared, self._namespace}))
+                return RevisionDefault(handler=handler.name, exempt_namespaces=exempt)
+        return None
+
+    def _revision(
+        self, parts: dict[tuple[str, str], RevisionHandler], default: RevisionDefault | None
+    ) -> Revision:
+        key = (tuple(sorted(parts)), default)
         if key not in self._made:
-            self._made[key] = make_revision(tuple(parts.values()))
+            self._made[key] = make_revision(tuple(parts.values()), default)
         return self._made[key]
 
     def _states_revision(self, node: str) -> str:

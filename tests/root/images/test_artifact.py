@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from noderuntime.errors import ImageError
 from noderuntime.images.store import ImageStore
-from tests.fakes.registry import BuiltImage, FakeRegistry, build_artifact
+from tests.fakes.registry import Answer, BuiltImage, FakeRegistry, build_artifact
 
 PROFILE = b'{"defaultAction": "SCMP_ACT_ERRNO"}'
 OTHER = {"mediaType": "a/b", "digest": "sha256:" + "0" * 64, "size": 2}
@@ -31,10 +33,12 @@ async def test_an_artifact_is_fetched_once_and_kept(
     built = build_artifact((PROFILE,))
     registry.add("profiles/web", "1", built)
     reference = f"{registry.host}/profiles/web@{built.digest}"
+    assert await store.kept_artifact(reference) is None
     assert await store.artifact(reference) == PROFILE.decode()
     asked = len(registry.requests)
     again = ImageStore(tmp_path / "state", tmp_path / "certs.d")
     await again.recover()
+    assert await again.kept_artifact(reference) == PROFILE.decode()
     assert await again.artifact(reference) == PROFILE.decode()
     assert len(registry.requests) == asked
     await again.retain_artifacts(())
@@ -64,3 +68,29 @@ async def test_what_is_no_profile_is_refused(
 async def test_a_tag_is_no_name_for_an_artifact(store: ImageStore) -> None:
     with pytest.raises(ImageError, match="named without a digest"):
         await store.artifact("registry.example.com/profiles/web:1")
+
+
+async def test_a_private_artifact_is_fetched_with_the_nodes_credentials_and_images_are_not(
+    tmp_path: Path, registry: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = base64.b64encode(b"robot:s3cr3t").decode()
+    denied = Answer(401, b"{}", {"WWW-Authenticate": 'Basic realm="private"'})
+    registry.script = lambda r: (
+        None if r.headers.get("Authorization") == f"Basic {pair}" else denied
+    )
+    built = build_artifact((PROFILE,))
+    registry.add("profiles/web", "1", built)
+    reference = f"{registry.host}/profiles/web@{built.digest}"
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"auths": {registry.host: {"auth": "eDp5"}}}))
+    file.chmod(0o600)
+    store = ImageStore(tmp_path / "state", tmp_path / "certs.d", file)
+    await store.recover()
+    with pytest.raises(ImageError, match="does not accept the credentials") as caught:
+        await store.artifact(reference)
+    assert "eDp5" not in str(caught.value)
+    file.write_text(json.dumps({"auths": {registry.host: {"auth": pair}}}))
+    assert await store.artifact(reference) == PROFILE.decode()
+    with pytest.raises(ImageError, match="wants credentials"):
+        await store.pull(f"{registry.host}/profiles/web:1", None)
+    assert not any(word in caplog.text for word in (pair, "s3cr3t"))

@@ -14,13 +14,20 @@ import pytest
 import yaml
 
 from noderuntime.cli import explain
-from noderuntime.cli.main import main
+from tests.unit.cli.explain_kit import (
+    EXAMPLES,
+    PROFILE,
+    ROOT,
+    RUNTIME,
+    a_pod,
+    a_profile,
+    denied,
+    run,
+    run_json,
+    verdicts,
+)
 
-ROOT = Path(__file__).parents[3]
-EXAMPLES = ROOT / "examples"
 GOLDEN = ROOT / "tests" / "golden" / "cli"
-PROFILE = str(EXAMPLES / "securityprofile.yaml")
-RUNTIME = str(EXAMPLES / "noderuntime.yaml")
 
 BREAKS_MUCH = """
 apiVersion: v1
@@ -51,53 +58,6 @@ spec:
   ephemeralContainers:
     - {name: debugger, image: "127.0.0.1:5000/debug:1", targetContainerName: main}
 """
-
-
-def run(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, pod: str | Path, *more: str
-) -> tuple[int, str]:
-    """Return the exit code and what was said: on stdout, or on stderr for wrong input."""
-    if isinstance(pod, str):
-        (tmp_path / "pod.yaml").write_text(pod)
-        pod = tmp_path / "pod.yaml"
-    profile = [] if "--profile" in more else ["--profile", PROFILE]
-    code = main(["explain", str(pod), *profile, *more])
-    said = capsys.readouterr()
-    return code, said.out or said.err.replace(f"{tmp_path}/", "")
-
-
-def run_json(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, pod: str | Path, *more: str
-) -> tuple[int, Any]:
-    code, said = run(capsys, tmp_path, pod, "-o", "json", *more)
-    return code, json.loads(said)["pods"][0]
-
-
-def a_pod(**of_container: object) -> str:
-    container = {"name": "main", "image": "127.0.0.1:5000/app:1", **of_container}
-    return json.dumps(
-        {"kind": "Pod", "metadata": {"name": "app"}, "spec": {"containers": [container]}}
-    )
-
-
-def a_profile(tmp_path: Path, name: str = "mine", **spec: object) -> str:
-    path = tmp_path / f"{name}.yaml"
-    document = {
-        "apiVersion": "noderuntime.io/v1alpha1",
-        "kind": "SecurityProfile",
-        "metadata": {"name": name},
-        "spec": spec,
-    }
-    path.write_text(yaml.safe_dump(document))
-    return str(path)
-
-
-def denied(container: Any) -> list[str]:
-    return [each["field"] for row in container["rules"] for each in row["denials"]]
-
-
-def verdicts(part: Any) -> dict[str, str]:
-    return {row["field"]: row["verdict"] for row in part["rules"]}
 
 
 @pytest.fixture(autouse=True)
@@ -268,6 +228,45 @@ def test_the_worst_of_several_pods_is_the_exit_code(
     assert said.count("would run") == 2
 
 
+@pytest.mark.parametrize(
+    ("default", "sentence"),
+    [
+        (None, "NodeRuntime restricted has no default: without one it would run under no profile"),
+        ({}, "the default of NodeRuntime restricted governs it"),
+        ({"exemptNamespaces": ["default"]}, "its namespace default is exempt from the default of"),
+    ],
+)
+def test_a_pod_that_names_no_handler_is_told_whether_it_is_governed(
+    default: dict[str, Any] | None,
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    document = yaml.safe_load(Path(RUNTIME).read_text())
+    document["spec"]["default"] = default
+    other = {
+        **document,
+        "metadata": {"name": "other"},
+        "spec": {**document["spec"], "default": None},
+    }
+    other["spec"]["handler"] = "other"
+    pod = yaml.safe_load(a_pod(securityContext={"runAsUser": 1000}))
+    pod["spec"].pop("runtimeClassName", None)
+    file = tmp_path / "runtime.yaml"
+    file.write_text(yaml.safe_dump(document))
+    code, said = run(
+        capsys, tmp_path, yaml.safe_dump(pod), "--profile", PROFILE, "--node-runtime", str(file)
+    )
+    assert (code, sentence in said) == (0, True)
+    file.write_text(yaml.safe_dump_all([document, other]))
+    several = (yaml.safe_dump(pod), "--profile", PROFILE, "--node-runtime", str(file))
+    code, said = run(capsys, tmp_path, *several)
+    if default == {}:
+        assert sentence in said
+    else:
+        assert "0 of them with the Pod's runtimeClassName, none, nor one whose default" in said
+
+
 def test_what_no_profile_lets_run_says_so(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -276,83 +275,6 @@ def test_what_no_profile_lets_run_says_so(
     assert code == explain.REFUSED
     assert "REFUSED under any profile" in said
     assert "NO_SUCH is not a Linux capability" in said
-
-
-@pytest.mark.parametrize(
-    ("pod", "sentence"),
-    [
-        ("", "holds no Pod"),
-        ("kind: Service", "holds no Pod"),
-        ("- 1", "document 1 is no object of Kubernetes"),
-        ("{}", "document 1: kind: is required"),
-        ("kind: Pod", "Pod pod: spec: is required"),
-        ("kind: Deployment\nspec: 7", "Deployment deployment: spec.template: input should be"),
-        ("kind: Pod\nspec: {containers: []}", "spec.containers: list should have at least 1 item"),
-        ("a: &x 1\nb: *x", "it has an alias"),
-        ("kind: Pod\nkind: Job", "line 2: 'kind' is given twice"),
-        ("{" * 5000, "is not YAML"),
-        ("kind: [", "is not YAML"),
-        ("\x00", "is not YAML"),
-        (f"kind: Pod\nmetadata: {{name: '{'x' * 300}'}}", "metadata.name: string should have"),
-    ],
-)
-def test_a_manifest_that_is_none_is_one_sentence_and_code_2(
-    pod: str, sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    code, said = run(capsys, tmp_path, pod)
-    assert code == explain.WRONG
-    assert sentence in said
-    assert said.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("container", "sentence"),
-    [
-        ({"securityContext": {"runAsUsr": 1}}, "securityContext.runAsUsr: there is no such field"),
-        ({"securityContext": {"runAsUser": "1"}}, "runAsUser: input should be a valid integer"),
-        ({"securityContext": {"runAsUser": 2**70}}, "securityContext.runAsUser: input should be"),
-        ({"securityContext": {"privileged": "yes"}}, "privileged: input should be a valid bool"),
-        (
-            {"securityContext": {"seccompProfile": {"type": "Localhost"}}},
-            "securityContext.seccompProfile: localhostProfile belongs to type: Localhost",
-        ),
-        ({"image": ""}, "spec.containers[0].image: string should have at least 1"),
-        ({"image": "a\x1b[2Jb"}, "spec.containers[0].image: string should match"),
-        ({"resources": {"limits": {"cpu": "much"}}}, "resources.limits.cpu: 'much' is not a"),
-        ({"volumeMounts": [{"name": "no", "mountPath": "/x"}]}, "the Pod has no volume no"),
-        ({"volumeDevices": [{"name": "no", "devicePath": "/x"}]}, "the Pod has no volume no"),
-        ({"env": [{"value": "x"}]}, "spec.containers[0].env[0].name: is required"),
-    ],
-)
-def test_a_wrong_field_is_named(
-    container: dict[str, object],
-    sentence: str,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:
-    code, said = run(capsys, tmp_path, a_pod(**container))
-    assert sentence in said
-    assert code == explain.WRONG
-    assert said.removesuffix("\n").isprintable()
-
-
-@pytest.mark.parametrize(
-    ("spec", "sentence"),
-    [
-        ({"privilegd": "Deny"}, "SecurityProfile mine: spec.privilegd: there is no such field"),
-        ({"seccomp": {"deny": [{"names": ["no_such_call"]}]}}, "no_such_call"),
-        ({"inherits": "nobody"}, "inherits: SecurityProfile nobody does not exist"),
-    ],
-)
-def test_a_profile_that_no_node_could_serve_is_told_as_its_stall(
-    spec: dict[str, object],
-    sentence: str,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:
-    profile = a_profile(tmp_path, "mine", **spec)
-    code, said = run(capsys, tmp_path, a_pod(), "--profile", profile)
-    assert (code, sentence in said) == (explain.WRONG, True)
 
 
 def test_of_several_profiles_the_heir_is_meant_or_the_named_one(
@@ -367,24 +289,6 @@ def test_of_several_profiles_the_heir_is_meant_or_the_named_one(
     third = ["--profile", a_profile(tmp_path, "third")]
     code, said = run(capsys, tmp_path, pod, *several, *third)
     assert (code, "say which with --profile-name" in said) == (explain.WRONG, True)
-
-
-@pytest.mark.parametrize("user", ["root", "1:2:3", "-1", "4294967295", "1:", "¹"])
-def test_a_user_that_is_no_number_is_refused(
-    user: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    code, said = run(capsys, tmp_path, a_pod(), f"--user={user}")
-    assert (code, "--user: " in said) == (explain.WRONG, True)
-
-
-def test_a_file_that_is_not_there_is_named(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    code, said = run(capsys, tmp_path, tmp_path / "none.yaml")
-    assert (code, said) == (
-        explain.WRONG,
-        "noderuntime: cannot read none.yaml: No such file or directory\n",
-    )
 
 
 def test_colour_is_for_a_terminal_alone(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 from noderuntime.cli.status import as_json, as_text
-from noderuntime.cri.client import RuntimeCondition, RuntimeStatus, Served, WithheldHandler
+from noderuntime.cri.client import Default, RuntimeCondition, RuntimeStatus, Served, WithheldHandler
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -28,6 +28,7 @@ def status(error: str = "", *, network: bool = True) -> RuntimeStatus:
             handlers=("restricted",),
             stale_containers=("shop/web-0/web",),
             ungoverned_pods=7,
+            default=Default(handler="restricted", exempt_namespaces=("kube-system",)),
             withheld_handlers=(
                 WithheldHandler(name="confined", reason="MissingFeature", message="no AppArmor"),
             ),
@@ -43,6 +44,8 @@ def test_text_tells_what_is_served_and_what_is_stale() -> None:
     assert "shop/web-0/web" in text
     assert "Ungoverned      7 Pods under no profile" in text
     assert "confined: no AppArmor" in text
+    governs = "restricted governs Pods that name no handler; exempt namespaces: kube-system"
+    assert f"Default         {governs}" in text
     assert "NO" not in text
 
 
@@ -58,6 +61,7 @@ def test_json_holds_the_same() -> None:
     assert document["revisionHandlers"] == ["restricted"]
     assert document["handlers"] == ["", "crun", "restricted"]
     assert document["ungovernedPods"] == 7
+    assert document["default"] == {"handler": "restricted", "exemptNamespaces": ["kube-system"]}
     assert document["staleContainers"] == ["shop/web-0/web"]
     assert document["withheldHandlers"][0]["reason"] == "MissingFeature"
     assert document["conditions"][1]["status"] is True

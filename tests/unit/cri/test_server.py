@@ -142,6 +142,7 @@ async def test_status_tells_conditions_handlers_and_the_agents_part(cri: Client)
         "handlers": ["restricted"],
         "staleContainers": ["default/web/app"],
         "ungovernedPods": 1,
+        "default": None,
         "unknownSyscalls": {},
         "withheldHandlers": [
             {"name": "confined", "reason": "MissingFeature", "message": "no AppArmor"}

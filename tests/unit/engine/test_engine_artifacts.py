@@ -15,7 +15,7 @@ from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.engine import artifacts
 from noderuntime.engine.engine import Engine
 from noderuntime.errors import FailedPreconditionError
-from tests.fakes.engine import World, container_config, sandbox_config
+from tests.fakes.engine import World, container_config, new_engine, sandbox_config
 
 REFERENCE = "registry.example.com/profiles/web@sha256:" + "a" * 64
 DOCUMENT: dict[str, Any] = {
@@ -97,6 +97,20 @@ async def test_its_pods_are_refused_while_it_is_not_there(
     assert await engine.run_sandbox(sandbox_config(), "web")
     assert engine.status().revision_handlers == ("web",)
     assert engine.status().withheld == ()
+
+
+async def test_what_was_fetched_serves_on_after_a_restart_without_a_registry(
+    world: World, engine: Engine
+) -> None:
+    world.images.artifacts[REFERENCE] = json.dumps(DOCUMENT)
+    declare(world)
+    await engine.run_sandbox(sandbox_config(), "web")
+    world.images.artifacts.clear()
+    again = new_engine(world)
+    await again.recover()
+    status = again.status()
+    assert (status.withheld, status.revision_handlers) == ((), ("web",))
+    await again.close()
 
 
 @pytest.fixture

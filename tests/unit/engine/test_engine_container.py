@@ -12,8 +12,7 @@ import pytest
 from noderuntime.api.revision import RevisionHandler, RevisionProfile, make_revision
 from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.engine.engine import Engine
-from noderuntime.engine.signals import stop_signal
-from noderuntime.engine.state import ContainerRecord, ContainerState
+from noderuntime.engine.state import ContainerState
 from noderuntime.errors import (
     DeadlineExceededError,
     DeniedError,
@@ -25,24 +24,7 @@ from noderuntime.errors import (
 )
 from noderuntime.policy.model import Device, Mount, PodIdentity, Resources
 from tests.fakes.engine import IMAGE_ID, World, container_config, sandbox_config
-
-
-async def created(engine: Engine, attempt: int = 0, **changes: object) -> str:
-    sandbox_id = await engine.run_sandbox(sandbox_config(), "")
-    return await engine.create_container(sandbox_id, container_config(attempt, **changes))
-
-
-async def running(engine: Engine, attempt: int = 0, **changes: object) -> str:
-    container_id = await created(engine, attempt, **changes)
-    await engine.start_container(container_id)
-    return container_id
-
-
-async def ended(engine: Engine, container_id: str) -> ContainerRecord:
-    async with asyncio.timeout(2):
-        while (record := engine.container(container_id)).state is not ContainerState.EXITED:
-            await engine._node.endings.wait(container_id, 0.1)  # pyright: ignore[reportPrivateUsage]
-    return record
+from tests.unit.engine.containers_kit import created, ended, running
 
 
 def serve(world: World, **changes: object) -> str:
@@ -141,78 +123,6 @@ async def test_a_start_that_fails_is_seen_as_start_error_and_can_be_removed(
     assert record.message == "exec /app: no such file or directory"
     assert (world.processes, world.monitors, world.cgroups) == ({}, set(), set())
     await engine.remove_container(container_id)
-
-
-@pytest.mark.parametrize(
-    ("own", "sent"), [("", "SIGINT"), ("SIGQUIT", "SIGQUIT"), ("nonsense", "SIGTERM")]
-)
-async def test_the_stop_signal_is_the_containers_else_the_images(
-    engine: Engine, world: World, own: str, sent: str
-) -> None:
-    container_id = await running(engine, stop_signal=own)
-    await engine.stop_container(container_id, 5.0)
-    assert [call for call in world.calls if "kill" in call] == [f"runtime.kill {sent}"]
-    assert engine.container(container_id).reason == "Error"
-    await engine.stop_container(container_id, 5.0)
-
-
-@pytest.mark.parametrize(
-    ("name", "number"),
-    [("", 15), ("TERM", 15), ("sigterm", 15), ("9", 9), ("RTMIN+3", 37), ("SIGRTMIN+3", 37)]
-    + [(name, 15) for name in ("0", "-1", "999999999", "RTMIN+99", "RTMIN+", "+", "Kill me")],
-)
-def test_a_stop_signal_is_read_by_name_or_number(name: str, number: int) -> None:
-    assert stop_signal(name) == number
-
-
-async def test_a_container_is_killed_when_its_grace_is_over(engine: Engine, world: World) -> None:
-    world.ignored_signals.add(2)
-    container_id = await running(engine)
-    await engine.stop_container(container_id, 0.03)
-    assert [call for call in world.calls if "kill" in call] == [
-        "runtime.kill SIGINT",
-        "runtime.kill SIGKILL",
-    ]
-    assert engine.container(container_id).exit_code == 137
-
-
-async def test_a_stop_under_way_is_hurried_when_a_second_one_has_less_patience(
-    engine: Engine, world: World
-) -> None:
-    world.ignored_signals.add(2)
-    container_id = await running(engine)
-    patient = asyncio.Task(engine.stop_container(container_id, 3600.0))
-    await asyncio.sleep(0.01)
-    async with asyncio.timeout(2):
-        await engine.stop_container(container_id, 0.0)
-        await patient
-    assert engine.container(container_id).exit_code == 137
-
-
-async def test_a_stop_ends_with_an_error_when_the_process_does_not_die(
-    engine: Engine, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("noderuntime.engine.container_stop.KILLED_S", 0.03)
-    monkeypatch.setattr("noderuntime.engine.container_stop.OBEYS_S", 0.01)
-    world.ignored_signals.update({2, 9})
-    container_id = await running(engine)
-    with pytest.raises(DeadlineExceededError, match="hangs in the kernel"):
-        await engine.stop_container(container_id, 0.0)
-    assert engine.container(container_id).state is ContainerState.RUNNING
-    world.ignored_signals.clear()
-    await engine.remove_container(container_id)
-    assert engine.containers() == ()
-
-
-async def test_a_stop_kills_without_the_oci_runtime_where_that_does_not_end(
-    engine: Engine, world: World
-) -> None:
-    container_id = await running(engine)
-    for name in ("SIGTERM", "SIGKILL"):
-        world.failing[f"runtime.kill {name}"] = DeadlineExceededError("crun kill did not finish")
-    await engine.stop_container(container_id, 0.0)
-    assert engine.container(container_id).exit_code == 137
-    assert "cgroups.kill" in world.calls
 
 
 async def test_a_step_ends_with_an_error_when_it_takes_too_long(

@@ -10,7 +10,14 @@ import pytest
 
 from noderuntime.api.config import Config, HandlerConfig
 from noderuntime.api.profile_process import Capabilities
-from noderuntime.api.revision import Revision, RevisionHandler, RevisionProfile, make_revision
+from noderuntime.api.revision import (
+    Revision,
+    RevisionDefault,
+    RevisionHandler,
+    RevisionProfile,
+    digest_of,
+    make_revision,
+)
 from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.engine.apparmor import Profiles
 from noderuntime.engine.artifacts import SeccompArtifacts
@@ -186,3 +193,119 @@ async def test_a_revision_is_seen_when_it_is_renamed_into_place(
     watch.cancel()
     with pytest.raises(asyncio.CancelledError):
         await watch
+
+
+# Pods that name no handler
+
+
+DEFAULT = RevisionDefault(handler="restricted", exempt_namespaces=("noderuntime-system",))
+
+
+def test_a_pod_that_names_no_handler_is_governed_but_in_exempt_namespaces(
+    table: HandlerTable, path: Path
+) -> None:
+    write(path, make_revision((declared(),), DEFAULT))
+    governed = table.get("", "shop")
+    assert (governed.name, governed.node_runtime, governed.profile) == (
+        "restricted",
+        "restricted",
+        "web",
+    )
+    assert table.get("crun", "shop").rules is None  # it names a handler
+    assert table.get("", "noderuntime-system").rules is None
+    assert table.get("").rules is None  # a pull for nobody
+    assert table.default == DEFAULT
+    write(path, make_revision((declared(),)))
+    assert table.get("", "shop").rules is None
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["", "and the runtime was started anew"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(None, id="gone"),
+        pytest.param("{", id="torn"),
+        pytest.param(bad_digest(), id="of another digest"),
+    ],
+)
+def test_pods_that_were_governed_are_refused_when_the_revision_is(
+    tmp_path: Path, path: Path, text: str | None, again: bool
+) -> None:
+    config = config_of(new_world(tmp_path))
+    table = table_of(config)
+    write(path, make_revision((declared(),), DEFAULT))
+    table.refresh()
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    if again:
+        table = table_of(config)
+    with pytest.raises(FailedPreconditionError) as refused:
+        table.get("", "shop")
+    assert 'namespace shop that names no handler is governed by "restricted"' in str(refused.value)
+    assert "is not served by this node" in str(refused.value)
+    assert table.get("", "noderuntime-system").rules is None
+    write(path, make_revision(()))  # what the node is told when nothing governs it any more
+    assert table.get("", "shop").rules is None
+    path.write_text("{")
+    assert table_of(config).get("", "shop").rules is None
+
+
+def test_a_node_that_was_never_told_of_a_default_runs_pods_when_its_revision_is_damaged(
+    table: HandlerTable, path: Path
+) -> None:
+    write(path, make_revision((declared(),)))
+    table.refresh()
+    path.write_text("{")
+    assert table.get("", "shop").rules is None
+
+
+def test_nothing_is_run_without_a_handler_when_what_is_kept_is_damaged_too(
+    tmp_path: Path, path: Path
+) -> None:
+    config = config_of(new_world(tmp_path))
+    write(path, make_revision((declared(),), DEFAULT))
+    table_of(config).refresh()
+    (config.state_dir / "default").write_text("{")
+    path.write_text("{")
+    table = table_of(config)
+    for namespace in ("shop", "noderuntime-system"):
+        with pytest.raises(FailedPreconditionError, match="default, which says whom .* is damaged"):
+            table.get("", namespace)
+    write(path, make_revision((declared(),), DEFAULT))
+    assert table.get("", "shop").name == "restricted"
+
+
+def test_a_default_that_is_not_declared_makes_a_revision_invalid(
+    table: HandlerTable, path: Path
+) -> None:
+    write(path, make_revision((declared("other"),), DEFAULT))
+    table.refresh()
+    assert "default: handler restricted is not declared" in table.error
+    assert table.names() == ("", "crun")
+
+
+def test_a_default_is_in_the_digest_and_a_revision_without_one_is_as_it_was(path: Path) -> None:
+    without = make_revision((declared(),))
+    assert "default" not in without.model_dump(mode="json", by_alias=True)
+    assert make_revision((declared(),), DEFAULT).digest != without.digest
+    widened = make_revision((declared(),), DEFAULT).model_dump(mode="json", by_alias=True)
+    widened["default"]["exemptNamespaces"] = ["noderuntime-system", "shop"]
+    revision = Revision.model_validate(widened)
+    assert digest_of(revision.handlers, revision.default) != revision.digest
+
+
+def test_which_pods_are_governed_is_written_down_when_there_is_room_again(
+    tmp_path: Path, path: Path
+) -> None:
+    config = config_of(new_world(tmp_path))
+    config.state_dir.write_text("in the way")  # no folder can be made here
+    table = table_of(config)
+    write(path, make_revision((declared(),), DEFAULT))
+    assert table.get("", "shop").name == "restricted"
+    config.state_dir.unlink()
+    asyncio.run(table.look())
+    assert (
+        RevisionDefault.model_validate_json((config.state_dir / "default").read_text()) == DEFAULT
+    )

@@ -87,6 +87,9 @@ async def test_v1_is_read_whole(tmp_path: Path) -> None:
         {
             "blkio.throttle.io_service_bytes_recursive": "0:7 Read 10\n0:7 Write 20\nTotal 30\n",
             "blkio.throttle.io_serviced_recursive": "0:7 Read 1\n0:7 Write 2\nTotal 3\n",
+            # A disk of the scheduler bfq, which the throttle does not know, or knows less of.
+            "blkio.bfq.io_service_bytes_recursive": "0:8 Read 4\n0:8 Write 5\nTotal 9\n",
+            "blkio.bfq.io_serviced_recursive": "0:8 Read 6\n0:8 Write 7\nTotal 13\n",
         },
     )
     fill(
@@ -99,8 +102,9 @@ async def test_v1_is_read_whole(tmp_path: Path) -> None:
     assert (found.cfs_periods, found.cfs_throttled_ns) == (3, 8)
     assert (found.memory_rss_bytes, found.memory_cache_bytes, found.memory_swap_bytes) == (50, 7, 3)
     assert (found.oom_kills, found.memory_failures) == (2, 5)
-    (disk,) = found.disks
-    assert (disk.reads, disk.writes, disk.written_bytes) == (1, 2, 20)
+    throttled, scheduled = found.disks
+    assert (throttled.reads, throttled.writes, throttled.written_bytes) == (1, 2, 20)
+    assert (scheduled.reads, scheduled.writes, scheduled.read_bytes) == (6, 7, 4)
     assert found.hugepages[0].max_usage_bytes == 2
     assert (found.threads, found.threads_max, found.processes.processes) == (2, 7, 1)
 

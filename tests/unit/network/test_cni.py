@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -287,3 +287,50 @@ async def test_an_address_whose_lease_a_power_loss_emptied_is_let_go_by_its_owne
     await lab.network.collect({"s1"})
     assert (lab.root / "net" / "10.9.0.5").read_bytes() == b"s1\r\neth0"
     assert not (lab.root / "net" / "10.9.0.6").exists()
+
+
+@pytest.mark.parametrize("was_used", [True, False])
+async def test_a_lease_that_a_power_loss_emptied_is_found_where_no_pod_is_any_more(
+    lab: Lab, was_used: bool
+) -> None:
+    """Of a handler's own CNI folder, which is in no attachment and is not the node's."""
+    own = lab.root / "own"
+    own.mkdir()
+    ipam = {"type": "host-local", "dataDir": str(lab.root / "leases")}
+    document = {"cniVersion": "1.1.0", "name": "own", "plugins": [{"type": "one", "ipam": ipam}]}
+    (own / "10-own.conflist").write_text(json.dumps(document))
+    pod = replace(POD, cni_conf_dir=own)
+    if was_used:
+        await lab.network.attach(pod)
+        await lab.network.detach(pod)
+    emptied = lab.root / "leases" / "own" / "10.9.0.7"
+    emptied.parent.mkdir(parents=True)
+    emptied.touch()
+    lab.requests()
+    await lab.network.collect(())
+    assert emptied.exists() is not was_used
+    asked = [env["CNI_COMMAND"] for env, _ in lab.requests()]
+    assert asked == (["GC"] if was_used else [])
+
+
+async def test_the_folder_of_an_add_that_was_cut_off_is_looked_at(lab: Lab) -> None:
+    ipam = {"type": "host-local", "dataDir": str(lab.root / "leases")}
+    plugins = [{"type": "one", "ipam": ipam}]
+    lab.config(plugins=plugins)
+    await lab.network.attach(POD)
+    record = next((lab.root / "state").glob("*.json"))
+    record.write_text(json.dumps({**json.loads(record.read_text()), "result": None}))
+    lab.config()  # the node has another network now
+    emptied = lab.root / "leases" / "net" / "10.9.0.5"
+    emptied.parent.mkdir(parents=True)
+    emptied.touch()
+    await lab.network.collect(("s1",))
+    assert not emptied.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "7", '["/nowhere"]'])
+async def test_a_damaged_list_of_folders_is_none(lab: Lab, text: str) -> None:
+    (lab.root / "state").mkdir()
+    (lab.root / "state" / "folders").write_text(text)
+    await lab.network.collect(())
+    assert lab.network.attached() == ()

@@ -14,7 +14,10 @@ from tests.fakes.operator_cluster import FakeCluster
 
 NODES = ("n1", "n2", "n3")
 RUNTIMES = {"a": "restricted", "b": "restricted", "c": "free"}
-OWN = (Kind.NODE_RUNTIME, Kind.RUNTIME_CLASS, Kind.DAEMON_SET, Kind.STATE, Kind.REVISION)
+OWN = (
+    *(Kind.NODE_RUNTIME, Kind.RUNTIME_CLASS, Kind.DAEMON_SET, Kind.STATE, Kind.REVISION),
+    *(Kind.ADMISSION_POLICY, Kind.ADMISSION_BINDING),
+)
 DELETIONS = [
     *[(str(Kind.NODE_RUNTIME), name) for name in RUNTIMES],
     *[(str(Kind.SECURITY_PROFILE), name) for name in ("web", "other")],

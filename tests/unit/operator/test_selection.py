@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from noderuntime.api.noderuntime import NodeSelector
+from noderuntime.api.selection import matches
 from noderuntime_operator.reconcile.plan import holds
-from noderuntime_operator.reconcile.selection import affinity_term, matches, shared_labels
+from noderuntime_operator.reconcile.selection import affinity_term, shared_labels
 
 LABELS = {"pool": "web", "zone": "a"}
 

@@ -6,7 +6,7 @@ from noderuntime.errors import FailedPreconditionError, InvalidArgumentError
 from noderuntime.policy.decide import admit_container
 from noderuntime.policy.denial import Denial
 from noderuntime.policy.model import ContainerGrant, HostFacts, Mount, Propagation
-from noderuntime.policy.mounts import behind, is_kubelets
+from noderuntime.policy.mounts import behind, is_kubelets, need_the_table, tmpfs_options
 from tests.unit.policy.factories import (
     KUBELET,
     UID,
@@ -229,3 +229,40 @@ def test_without_propagation_any_mount_will_do() -> None:
     host = HostFacts(mountinfo=TABLE)
     asked = container(mounts=(mount("/data"),))
     assert isinstance(admit_container(None, sandbox(), asked, image(), host), ContainerGrant)
+
+
+@pytest.mark.parametrize(
+    ("asked", "needed"),
+    [
+        (Mount(container_path="/d", host_path="/srv"), False),
+        (
+            Mount(container_path="/d", image="sha256:a", propagation=Propagation.BIDIRECTIONAL),
+            False,
+        ),
+        (
+            Mount(container_path="/d", host_path="/srv", propagation=Propagation.HOST_TO_CONTAINER),
+            True,
+        ),
+        (Mount(container_path="/d", host_path=f"{KUBELET}//volume-subpaths/a/b/0"), True),
+        (Mount(container_path="/dev//shm/", host_path=f"{KUBELET}/volumes/a/b"), True),
+    ],
+)
+def test_the_mount_table_is_read_where_a_mount_needs_it(asked: Mount, needed: bool) -> None:
+    assert need_the_table(
+        container(mounts=(Mount(container_path="/a", host_path="/a"), asked))
+    ) is (needed)
+
+
+def test_the_mount_that_a_path_is_in_is_the_innermost_and_the_last() -> None:
+    table = (
+        "1 0 8:1 / / rw shared:1 - ext4 a rw\n"
+        "2 1 0:5 / /srv/a\\040b rw - tmpfs t rw,size=1k\n"
+        "3 1 0:6 / /srv/a rw - tmpfs t rw,size=2k\n"
+        "4 2 0:7 / /srv/a\\040b rw master:3 - tmpfs t rw,size=3k\n"
+        "broken\n"
+    )
+    assert tmpfs_options("/srv/a b/c", table) == "rw,size=3k"
+    assert tmpfs_options("/srv/a b", table) == "rw,size=3k"
+    assert tmpfs_options("/srv/a/x", table) == "rw,size=2k"
+    assert tmpfs_options("/srv/ab", table) is None
+    assert tmpfs_options("/srv/a", "") is None

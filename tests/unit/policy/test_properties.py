@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 from random import Random
 from typing import Any, cast
@@ -16,12 +17,14 @@ from noderuntime.policy import decide
 from noderuntime.policy.capabilities import KNOWN
 from noderuntime.policy.denial import Denial
 from noderuntime.policy.model import ContainerGrant, Propagation, SandboxGrant
+from noderuntime.policy.mounts import need_the_table
 from noderuntime.policy.resources import PERIOD_US
 from noderuntime.policy.rules import HandlerRules
 from noderuntime.policy.spec import DEFAULT_MASKED, SpecLayout, build
 from noderuntime.policy.tighter import loosened
 from tests.unit.policy.factories import rules
 from tests.unit.policy.strategies import (
+    SHARED_TABLE,
     Document,
     Request,
     altered,
@@ -218,6 +221,22 @@ def _shuffled(document: Document, random: Random) -> Document:
 
 def _is_list(value: object) -> bool:
     return isinstance(value, list)
+
+
+@few
+@given(profile=profiles, bound=bounds, request=requests())
+def test_the_mount_table_changes_nothing_where_it_is_not_read(
+    profile: Document, bound: Document, request: Request
+) -> None:
+    pod, asked, facts, host = request
+    if need_the_table(asked):
+        return
+    own = rules(profile, **bound)
+    answers = [
+        decide.admit_container(own, pod, asked, facts, replace(host, mountinfo=table))
+        for table in ("", SHARED_TABLE)
+    ]
+    assert answers[0] == answers[1]
 
 
 @few

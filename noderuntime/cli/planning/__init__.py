@@ -1,0 +1,1 @@
+"""What ``noderuntime plan`` finds out, and how it shows it."""

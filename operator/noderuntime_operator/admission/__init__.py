@@ -1,0 +1,1 @@
+"""What the API server can be told to refuse already: a ValidatingAdmissionPolicy made from a profile."""

@@ -1,0 +1,465 @@
+"""``noderuntime plan`` on a cluster in memory: a change in files, and what becomes of the Pods."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from noderuntime.cli import plan
+from noderuntime.cli.explaining.judge import PodReport, judge
+from noderuntime.cli.main import main
+from noderuntime.cli.manifest.workloads import Workload
+from noderuntime.cli.planning import cluster as planned_cluster
+from noderuntime.cli.planning import compare
+from noderuntime.cli.planning.cluster import Kind
+from noderuntime.errors import UnavailableError
+from tests.fakes.planned_cluster import PlannedCluster
+
+Json = dict[str, Any]
+Run = Callable[..., tuple[int, Any]]
+WEB: Json = {"runAs": {"nonRoot": True}, "capabilities": {"allow": ["NET_BIND_SERVICE"]}}
+USER = {"securityContext": {"runAsUser": 1000}}
+BINDS = {"securityContext": {"runAsUser": 1000, "capabilities": {"add": ["NET_BIND_SERVICE"]}}}
+
+
+def a_file(tmp_path: Path, *documents: tuple[str, str, Json], name: str = "change.yaml") -> str:
+    path = tmp_path / name
+    bodies = [
+        {
+            "apiVersion": "noderuntime.io/v1alpha1",
+            "kind": kind,
+            "metadata": {"name": of},
+            "spec": spec,
+        }
+        for kind, of, spec in documents
+    ]
+    path.write_text(yaml.safe_dump_all(bodies))
+    return str(path)
+
+
+@pytest.fixture
+def cluster() -> PlannedCluster:
+    made = PlannedCluster()
+    made.profile("web", **WEB)
+    made.runtime("restricted")
+    return made
+
+
+@pytest.fixture
+def run(
+    cluster: PlannedCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Run:
+    @asynccontextmanager
+    async def connected(file: str, context: str) -> AsyncIterator[PlannedCluster]:
+        del file, context
+        yield cluster
+
+    monkeypatch.setattr(planned_cluster, "connected", connected)
+
+    def call(*words: str | tuple[str, str, Json], text: bool = False) -> tuple[int, Any]:
+        documents = [each for each in words if isinstance(each, tuple)]
+        options = [each for each in words if isinstance(each, str)]
+        if documents:
+            options.insert(0, a_file(tmp_path, *documents))
+        code = main(["plan", *options, *([] if text else ["-o", "json"])])
+        said = capsys.readouterr()
+        if said.err:
+            return code, said.err.replace(f"{tmp_path}/", "")
+        return code, said.out if text else json.loads(said.out)
+
+    return call
+
+
+def profile(name: str = "web", **spec: Any) -> tuple[str, str, Json]:
+    return ("SecurityProfile", name, WEB | spec)
+
+
+def runtime(name: str = "restricted", **spec: Any) -> tuple[str, str, Json]:
+    head = {"handler": name, "securityProfileRef": {"name": "web"}}
+    return ("NodeRuntime", name, head | spec)
+
+
+def told(said: Json) -> dict[str, int]:
+    return {key: count for key, count in said["summary"].items() if count}
+
+
+def test_the_same_as_the_cluster_touches_nothing(cluster: PlannedCluster, run: Run) -> None:
+    cluster.replicas("shop", 3, container=BINDS)
+    code, said = run(profile(), runtime())
+    assert code == 0
+    assert said["objects"] == []
+    assert (told(said), said["exitCode"]) == ({"same": 3}, 0)
+
+
+def test_a_hundred_replicas_are_judged_once_and_told_as_one(
+    cluster: PlannedCluster, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[str] = []
+
+    def counting(workload: Workload, *rest: Any, **named: Any) -> PodReport:
+        judged.append(workload.name)
+        return judge(workload, *rest, **named)
+
+    monkeypatch.setattr(compare, "judge", counting)
+    cluster.replicas("shop", 120, container=BINDS)
+    cluster.pod("alone", container=USER)
+    code, said = run(profile(capabilities={"allow": []}))
+    assert code == plan.REFUSED
+    assert told(said) == {"refused": 120, "same": 1}
+    (group,) = said["pods"]
+    assert (group["workload"], group["count"]) == ({"kind": "Deployment", "name": "shop"}, 120)
+    assert len(judged) == 4
+    assert group["examples"] == ["shop-5d9c-00000", "shop-5d9c-00001", "shop-5d9c-00002"]
+    (denial,) = group["denials"]
+    assert denial["field"] == "containers[main].securityContext.capabilities.add"
+    assert denial["value"] == "NET_BIND_SERVICE"
+    assert "capabilities.allow" in denial["remedy"]
+
+
+def test_a_pod_that_would_run_otherwise_is_told_by_the_fields_of_its_config(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    cluster.pod("a", container=USER)
+    code, said = run(profile(rootFilesystem="ReadOnly", capabilities={"default": ["CHOWN"]}))
+    assert code == plan.CHANGED
+    (group,) = said["pods"]
+    changes = {each["field"]: (each["before"], each["after"]) for each in group["changes"]}
+    assert changes["root.readonly"] == ("false", "true")
+    assert changes["process.capabilities.bounding"] == ("", "+CAP_CHOWN")
+    assert {each["field"] for each in said["objects"][1]["fields"]} == {
+        "rootFilesystem",
+        "capabilities.default",
+        "capabilities.allow",
+    }
+    assert said["objects"][0]["change"] == "affected"
+    assert said["objects"][0]["notes"] == ["through SecurityProfile web"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (runtime(engine={"ociRuntime": "runc"}), "engine.ociRuntime"),
+        (runtime(engine={"cniConfDir": "/etc/cni/own.d"}), "engine.cniConfDir"),
+        (runtime(resources={"pidsLimit": 64}), "linux.resources.pids.limit"),
+        (profile(resources={"shm": {"default": "8Mi"}}), "resources.shm"),
+        (profile(seccomp={"artifact": f"r.example/f@sha256:{'a' * 64}"}), "seccomp.artifact"),
+    ],
+)
+def test_what_is_not_in_the_profile_or_not_in_the_config_changes_a_pod_too(
+    cluster: PlannedCluster, run: Run, change: tuple[str, str, Json], field: str
+) -> None:
+    cluster.pod("a", container=USER)
+    code, said = run(change)
+    assert code == plan.CHANGED
+    assert field in [each["field"] for each in said["pods"][0]["changes"]]
+
+
+def test_a_pod_whose_image_alone_tells_is_not_counted_as_refused(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    cluster.pod("a")
+    cluster.pod("b", container=USER)
+    code, said = run(profile(runAs={"nonRoot": True, "users": [{"min": 1000, "max": 2000}]}))
+    assert (code, told(said)) == (plan.CHANGED, {"depends": 1, "same": 1})
+    assert said["pods"][0]["says"] == [
+        "containers[main]: runAs: runAsUser is known by the image alone"
+    ]
+    code, said = run(profile(sysctls={"allow": ["net.ipv4.ip_unprivileged_port_start"]}))
+    assert (code, told(said)) == (0, {"same": 2})  # it runs now: its image fits the same runAs
+
+
+def test_a_looser_profile_lets_in_what_was_refused(cluster: PlannedCluster, run: Run) -> None:
+    cluster.pod("a", spec={"hostPID": True}, container=USER, phase="Pending")
+    code, said = run(profile(hostNamespaces=["PID"]))
+    assert (code, told(said)) == (plan.CHANGED, {"admitted": 1})
+    assert said["pods"][0]["denials"][0]["field"] == "hostPID"
+
+
+def test_a_pod_that_is_refused_already_is_told_and_stops_no_pipeline(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    cluster.pod("a", spec={"hostPID": True}, container=USER)
+    code, said = run(profile(capabilities={"allow": []}))
+    assert (code, told(said)) == (0, {"stillRefused": 1})
+
+
+def test_audit_first_tells_what_enforce_would_refuse(cluster: PlannedCluster, run: Run) -> None:
+    cluster.pod("a", container=BINDS)
+    none: Json = {"capabilities": {"allow": []}}
+    code, said = run(profile(auditSections=["capabilities"], **none))
+    assert (code, told(said)) == (0, {"recorded": 1})
+    assert said["pods"][0]["denials"][0]["value"] == "NET_BIND_SERVICE"
+
+
+def test_without_prune_what_is_not_in_the_files_stays(cluster: PlannedCluster, run: Run) -> None:
+    cluster.pod("a", container=USER)
+    cluster.profile("other")
+    assert run(("SecurityProfile", "third", {}))[0] == 0
+    code, said = run(("SecurityProfile", "third", {}), "--prune")
+    assert (code, told(said)) == (plan.REFUSED, {"lost": 1})
+    assert said["pods"][0]["nodeRuntime"] == "restricted"
+    assert "is removed" in said["pods"][0]["says"][0]
+    assert [(each["name"], each["change"]) for each in said["objects"]] == [
+        ("restricted", "removed"),
+        ("other", "removed"),
+        ("third", "added"),
+        ("web", "removed"),
+    ]
+
+
+def test_a_noderuntime_that_leaves_a_node_takes_its_handler_from_the_pods_there(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    for name, pool in (("n1", "web"), ("n2", "db")):
+        cluster.add(Kind.NODE, name, metadata={"labels": {"pool": pool}})
+        cluster.pod(f"on-{name}", container=USER, spec={"nodeName": name})
+    cluster.pod("nowhere-yet", container=USER)
+    code, said = run(runtime(nodeSelector={"matchLabels": {"pool": "web"}}))
+    assert (code, told(said)) == (plan.REFUSED, {"lost": 1, "same": 2})
+    assert said["pods"][0]["says"] == [
+        "NodeRuntime restricted no longer selects node n2, so restricted is not served there"
+    ]
+
+
+def test_of_two_noderuntimes_the_older_one_governs(cluster: PlannedCluster, run: Run) -> None:
+    cluster.profile("open", privileged="Allow")
+    cluster.runtime("second", handler="restricted", securityProfileRef={"name": "open"})
+    cluster.pod("a", container=USER)
+    assert run(runtime("second", handler="restricted", securityProfileRef={"name": "web"}))[0] == 0
+    new = runtime("newest", handler="restricted", securityProfileRef={"name": "open"})
+    assert run(new)[0] == 0
+
+
+def test_a_pod_of_a_runtimeclass_with_another_name_is_governed(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    cluster.add(Kind.RUNTIME_CLASS, "alias", handler="restricted")
+    cluster.pod("a", container=BINDS, spec={"runtimeClassName": "alias"})
+    cluster.pod("b", container=BINDS, spec={"runtimeClassName": "runc"})
+    assert told(run(profile(capabilities={}))[1]) == {"refused": 1}
+
+
+def test_a_new_noderuntime_governs_pods_that_wait_for_it(cluster: PlannedCluster, run: Run) -> None:
+    cluster.pod("a", container=USER, spec={"runtimeClassName": "fresh"}, phase="Pending")
+    code, said = run(runtime("fresh"))
+    assert (code, told(said)) == (plan.CHANGED, {"changed": 1})
+    assert "no NodeRuntime governs it now" in said["pods"][0]["says"][0]
+
+
+def test_pods_that_have_ended_or_are_being_deleted_are_not_asked_about(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    cluster.pod("a", container=BINDS, phase="Succeeded")
+    cluster.pod("b", container=BINDS, metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
+    assert told(run(profile(capabilities={}))[1]) == {}
+
+
+def test_only_the_namespace_that_is_named_is_read(cluster: PlannedCluster, run: Run) -> None:
+    cluster.pod("a", container=BINDS)
+    cluster.pod("b", namespace="other", container=BINDS)
+    assert told(run(profile(capabilities={}), "--namespace", "other")[1]) == {"refused": 1}
+    assert (Kind.POD, "other") in cluster.asked
+    assert Kind.NODE not in [
+        kind for kind, _ in cluster.asked
+    ]  # every NodeRuntime selects every node
+
+
+def test_a_pod_of_a_newer_kubernetes_is_told_and_ends_nothing(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    newer = {"securityContext": {"runAsUser": 1000, "futureConfinement": {"level": 9}}}
+    cluster.replicas("newer", 2, container=newer)
+    cluster.pod("odd", spec={"containers": "none"})
+    cluster.pod("a", container=BINDS)
+    code, said = run(profile(capabilities={}))
+    assert (code, told(said)) == (plan.REFUSED, {"refused": 1, "unjudged": 3})
+    assert said["pods"][1]["says"] == [
+        "spec.containers[0].securityContext.futureConfinement: there is no such field"
+    ]
+    assert said["pods"][1]["count"] == 2
+    cluster.objects[Kind.POD].pop()
+    assert run(profile(capabilities={}))[0] == plan.CHANGED
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            [profile(seccomp={"deny": [{"names": ["ptrase"]}]})],
+            "SecurityProfile web: seccomp.deny: ",
+        ),
+        (
+            [("SecurityProfile", "child", {"inherits": "web", "privileged": "Allow"})],
+            "SecurityProfile child: inherits web, which is tighter in privileged",
+        ),
+        (
+            [runtime("new", securityProfileRef={"name": "gone"})],
+            "SecurityProfile gone does not exist",
+        ),
+        ([runtime(handler="other")], "restricted cannot become other"),
+        ([profile(privileged="Perhaps")], "change.yaml: SecurityProfile web: spec.privileged: "),
+    ],
+)
+def test_what_would_be_stalled_or_refused_is_an_error_of_the_change(
+    run: Run, change: list[tuple[str, str, Json]], sentence: str
+) -> None:
+    code, said = run(*change)
+    assert code == plan.WRONG
+    assert sentence in said
+
+
+def test_a_base_that_is_changed_under_an_heir_in_the_cluster_names_the_heir(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    cluster.profile("heir", inherits="web", capabilities={"allow": ["NET_BIND_SERVICE"]})
+    cluster.profile("broken", inherits="nothing")
+    code, said = run(profile(capabilities={"allow": []}))
+    assert code == plan.WRONG
+    assert "SecurityProfile heir: inherits web, which is tighter in capabilities" in said
+    assert "broken" not in said  # it was so before
+    assert run(profile(privileged="Deny"))[1]["notes"] == [
+        "stalled already: SecurityProfile broken: inherits: SecurityProfile nothing does not exist"
+    ]
+
+
+def test_a_stalled_noderuntime_that_stays_so_changes_no_pod(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    cluster.runtime("lost", securityProfileRef={"name": "gone"})
+    cluster.pod("a", container=USER, spec={"runtimeClassName": "lost"})
+    assert told(run(profile(capabilities={}))[1]) == {"same": 1}
+    code, said = run(profile("gone"))
+    assert (code, told(said)) == (plan.CHANGED, {"changed": 1})
+    assert "NodeRuntime lost is stalled now" in said["pods"][0]["says"][0]
+
+
+def test_objects_of_a_newer_noderuntime_in_the_cluster_are_a_note(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    cluster.profile("newer", futureField=1)
+    code, said = run(profile())
+    assert code == 0
+    assert said["notes"] == [
+        "SecurityProfile newer cannot be read by this version: futureField: extra inputs are not permitted"
+    ]
+
+
+def test_a_default_that_an_heir_writes_out_is_a_change_of_it(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    cluster.profile("heir", inherits="web")
+    _, said = run(("SecurityProfile", "heir", {"inherits": "web", "privileged": "Deny"}))
+    assert [each["field"] for each in said["objects"][0]["fields"]] == ["privileged"]
+    assert run(profile(privileged="Deny"))[1]["objects"] == []  # for web it is the same
+
+
+def test_a_demand_on_the_kernel_that_is_new_is_told(cluster: PlannedCluster, run: Run) -> None:
+    _, said = run(profile(appArmor={"mode": "RuntimeDefault"}))
+    assert said["objects"][0]["notes"][1] == (
+        "appArmor demands AppArmor: a node without it no longer offers the handler"
+    )
+
+
+def test_people_are_shown_the_same_and_no_escape_reaches_the_terminal(
+    cluster: PlannedCluster, run: Run
+) -> None:
+    cluster.replicas("shop", 120, container=BINDS)
+    cluster.pod("evil\x1b[2J", container=BINDS)
+    cluster.pod("evil", owner="Widget/\x1b]0;gotcha\x07", container=BINDS)
+    newer = {"securityContext": {"\x1b[31mred": 1}}
+    cluster.pod("odd", container=newer)
+    code, said = run(profile(capabilities={}), text=True)
+    assert code == plan.REFUSED
+    assert "\x1b" not in said and "\x07" not in said
+    lines = said.splitlines()
+    assert "  ~ SecurityProfile web changed" in lines
+    assert "      capabilities.allow: -NET_BIND_SERVICE" in lines
+    assert "121 Pods REFUSED when they start next" in lines
+    assert (
+        "  120 Pods of Deployment web/shop under NodeRuntime restricted, SecurityProfile web "
+        "(shop-5d9c-00000, shop-5d9c-00001, shop-5d9c-00002, ...)"
+    ) in lines
+    assert lines[-1] == ("123 Pods under NodeRuntimes: 121 would be refused, 2 could not be judged")
+
+
+def test_a_folder_is_read_with_all_below_it_and_other_kinds_are_passed_over(
+    cluster: PlannedCluster, run: Run, tmp_path: Path
+) -> None:
+    cluster.pod("a", container=BINDS)
+    deep = tmp_path / "deploy" / "noderuntime"
+    (deep / ".github").mkdir(parents=True)
+    a_file(deep, profile(capabilities={}), name="web.yml")
+    (deep / "app.json").write_text('{"kind": "Deployment", "apiVersion": "apps/v1"}')
+    (deep / ".github" / "ci.yaml").write_text("on: &all [push]\nx: *all\n")
+    (deep / "README.md").write_text("# not: [yaml")
+    assert run(str(tmp_path / "deploy"))[0] == plan.REFUSED
+    (deep / "bad.yaml").write_text("a: [")
+    code, said = run(str(tmp_path / "deploy"))
+    assert code == plan.WRONG
+    assert said.startswith("noderuntime: deploy/noderuntime/bad.yaml: is not YAML")
+
+
+@pytest.mark.parametrize("text", ["", "kind: ConfigMap"])
+def test_files_without_anything_of_ours_are_an_error(run: Run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    assert run(str(tmp_path / "x.yaml"), "--prune") == (
+        plan.WRONG,
+        "noderuntime: the files hold no NodeRuntime and no SecurityProfile\n",
+    )
+    code, said = run(str(tmp_path / "none.yaml"))
+    assert (code, said) == (
+        plan.WRONG,
+        "noderuntime: cannot read none.yaml: No such file or directory\n",
+    )
+
+
+def test_too_many_files_are_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("noderuntime.cli.planning.files.MOST_FILES", 2)
+    for number in range(3):
+        (tmp_path / f"{number}.yaml").write_text("")
+    code, said = run(str(tmp_path))
+    assert code == plan.WRONG
+    assert "name the folder of the manifests alone" in said
+
+
+def test_of_too_many_workloads_the_rest_is_counted(
+    cluster: PlannedCluster, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("noderuntime.cli.planning.plan.MOST_GROUPS", 2)
+    monkeypatch.setattr("noderuntime.cli.planning.plan._REMEMBERED", 1)
+    for number in range(4):
+        container = {**BINDS, "workingDir": f"/{number}"}
+        cluster.pod(f"p{number}", container=container)
+    code, said = run(profile(capabilities={}))
+    assert (code, told(said), said["untold"]) == (plan.REFUSED, {"refused": 4}, 2)
+    assert (
+        "2 Pods more, of other workloads, are only counted"
+        in run(profile(capabilities={}), text=True)[1]
+    )
+
+
+def test_an_api_server_that_is_away_is_code_1(
+    cluster: PlannedCluster, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise UnavailableError("the API server at https://127.0.0.1:1: gone")
+
+    monkeypatch.setattr(cluster, "items", away)
+    assert run(profile()) == (1, "noderuntime: the API server at https://127.0.0.1:1: gone\n")
+
+
+def test_the_files_are_read_before_a_cluster_is_asked() -> None:
+    options = argparse.Namespace(files=["/nowhere"], kubeconfig="/nowhere", context="", prune=False)
+    assert plan.main(options) == plan.WRONG
