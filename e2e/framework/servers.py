@@ -171,22 +171,22 @@ def load_mariadb(port: int) -> None:
 
     def client(number: int) -> None:
         with MySql(port) as sql:
-            sql.ask("CREATE DATABASE IF NOT EXISTS shop")
-            sql.ask(f"CREATE TABLE shop.t{number} (id INT PRIMARY KEY, name VARCHAR(200)) ENGINE=InnoDB")
-            for step in range(100):
-                sql.ask(f"INSERT INTO shop.t{number} VALUES ({step}, REPEAT('x', 150))")
+            sql.ask(f"CREATE DATABASE shop{number}")
+            sql.ask(f"USE shop{number}")
+            sql.ask("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, name VARCHAR(200))")
+            for _ in range(100):
+                sql.ask("INSERT INTO t (name) VALUES (REPEAT('x', 150))")
             sql.ask("BEGIN")
-            sql.ask(f"UPDATE shop.t{number} SET name = 'y' WHERE id < 10")
+            sql.ask("UPDATE t SET name = 'y' WHERE id < 10")
             sql.ask("ROLLBACK")
-            sql.ask(f"ALTER TABLE shop.t{number} ADD INDEX (name)")
-            rows = sql.ask(f"SELECT COUNT(*) FROM shop.t{number} WHERE name LIKE 'x%'")
-            assert rows == [b"100"], rows
-            sql.ask(f"SELECT a.name FROM shop.t{number} a, shop.t{number} b ORDER BY b.name, a.id")
+            sql.ask("ALTER TABLE t ADD INDEX (name)")
+            assert sql.ask("SELECT COUNT(*) FROM t WHERE name LIKE 'x%'") == [b"100"]
+            sql.ask("SELECT a.name FROM t a, t b ORDER BY b.name, a.id")
             try:
-                sql.ask("SELECT * FROM shop.nothing")
+                sql.ask("SELECT * FROM nothing")
             except RuntimeError as error:
                 assert "doesn't exist" in str(error)
-            sql.ask(f"DROP TABLE shop.t{number}")
+            sql.ask(f"DROP DATABASE shop{number}")
 
     _together(client)
 

@@ -28,7 +28,9 @@ from e2e.performance.registry import Registry
 
 START_S: Final = 60.0
 # What would let a container out, or is simply nothing that a server does.
-_NEVER: Final = frozenset({"mount", "ptrace", "unshare", "setns", "bpf", "mknodat", "chroot", "reboot"})
+_NEVER: Final = frozenset(
+    {"mount", "ptrace", "unshare", "setns", "bpf", "mknodat", "chroot", "reboot"}
+)
 _CAPABILITIES: Final[Mapping[str, frozenset[str]]] = {
     "redis": frozenset(),
     "nginx": frozenset({"CHOWN", "NET_BIND_SERVICE", "SETGID", "SETUID"}),
@@ -56,7 +58,9 @@ class Machine:
         return path
 
     @contextmanager
-    def running(self, server: Server, port: int, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    def running(
+        self, server: Server, port: int, *command: str
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """The command, from when its server answers until it has ended."""
         log = self.folder / f"{server.name}.log"
         with log.open("wb") as output:
@@ -166,7 +170,10 @@ def test_a_server_works_under_the_profile_that_was_recorded(
     assert process.returncode == 128 + signal.SIGINT
 
     explained = ["explain", str(pod), "--profile", str(profile), "--user", f"{server.uid}:0"]
-    assert subprocess.run([sys.executable, "-m", "noderuntime", *explained], check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-m", "noderuntime", *explained], check=False).returncode
+        == 0
+    )
     if server.name != "redis":
         _refuses_what_was_not_recorded(machine, server, pod, profile)
 

@@ -2,7 +2,8 @@
 
 Exit codes: the first of a container's that is not 0, else 0; 3 the profile refuses the Pod; 2 the
 files or the command line are wrong; 1 something else is (told by ``main``); 124 the time is up; 130
-and 143 it was interrupted. Where a container itself ends with one of these, nothing is said on stderr.
+and 143 it was interrupted, 141 nobody reads its output. Where a container ends with such a code, stderr
+says whose it is.
 """
 
 from __future__ import annotations
@@ -97,9 +98,7 @@ def read(options: argparse.Namespace) -> Asked:
     runtime = declared.chosen_runtime(found, pod.pod.spec.runtime_class_name, pod.namespace)
     profile = declared.chosen_profile(found, options.profile_name, runtime)
     declared.rules(found, profile, runtime)  # it compiles, or the reason is told here
-    handler = declared.handler(
-        profile, found.profiles, runtime, found.runtimes.get(runtime)
-    )
+    handler = declared.handler(profile, found.profiles, runtime, found.runtimes.get(runtime))
     return replace(asked, settings=replace(asked.settings, handlers=(handler,)))
 
 
@@ -147,6 +146,8 @@ async def run(asked: Asked, timeout_s: float | None, doing: Doing | None = None)
                     clock.cancel()
     except BaseExceptionGroup as errors:
         raise first_of(errors) from errors
+    if interrupted.control.is_unread:
+        interrupted.code = interrupted.code or 128 + signal.SIGPIPE
     failed = [code for code in codes.values() if code]
     for name, code in codes.items():
         if code and not interrupted.code:
@@ -157,10 +158,10 @@ async def run(asked: Asked, timeout_s: float | None, doing: Doing | None = None)
 async def _in_session(asked: Asked, control: Control) -> Mapping[str, int]:
     spec = asked.workload.pod.spec
     output = Terminal(prefix=len(spec.containers) + len(spec.init_containers) > 1)
-    async with Session(asked.settings) as session:
+    async with Session(asked.settings, tell=tell) as session:
         try:
             return await session.run(
-                asked.workload, follow=output, sources=asked.sources, tell=tell, control=control
+                asked.workload, follow=output, sources=asked.sources, control=control
             )
         finally:
             for each in recorded(session.place.decisions):

@@ -235,6 +235,24 @@ async def test_a_conflict_is_said_in_the_words_of_the_settings(lab: Lab) -> None
     )
 
 
+async def test_a_bridge_is_removed_by_its_owner_alone(lab: Lab) -> None:
+    network = lab.network()
+    await network.attach(
+        await lab.pod(PortMapping(protocol="tcp", container_port=80, host_port=8080))
+    )
+    await lab.network(owner="another").remove()
+    assert network.not_ready_because() == ""
+    assert BRIDGE in lab.host("ip", "-br", "link")
+    for _ in range(2):  # what is not there is removed as well
+        await network.remove()
+        assert BRIDGE not in lab.host("ip", "-br", "link")
+        with pytest.raises(OSError, match="(?i)no such file"):
+            await in_own_thread(drop_table, lab)
+    other = await lab.pod()
+    await network.attach(other)  # and it is made again for who needs it
+    await network.check(other)
+
+
 def drop_table(lab: Lab) -> None:
     from noderuntime.host import syscalls
     from noderuntime.network import netlink, nftables

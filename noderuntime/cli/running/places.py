@@ -1,9 +1,10 @@
 """Where a run may be: numbered places on the machine, each held by one run at a time.
 
 The number is in the name of everything that a run makes outside of its own folders (the bridge, its
-subnets, the cgroup), so runs side by side never meet. A lock tells whether a place is held, and the
-kernel lets go of it however the run ends; the ``config.toml`` of a run that is no more tells the next
-one what there is to take away. The images stay with the place, so that a second run has them.
+subnets, the cgroup), so runs side by side never meet. A lock tells whether a place is held: the run and
+its runtime have it both, and the kernel lets go of it when both have ended, however they end. The
+``config.toml`` of a run that is no more tells the next one what there is to take away. The images stay
+with the place, so that a second run has them.
 """
 
 from __future__ import annotations
@@ -28,11 +29,23 @@ _TRIES: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """One place. ``state`` outlives a run, ``run`` does not."""
+    """One place. ``state`` outlives a run, ``run`` does not; ``lock`` is a descriptor."""
 
     number: int
     run: Path
     state: Path
+    lock: int = -1
+
+    def let_go(self) -> None:
+        """Give the place to others, as far as this process holds it."""
+        root = self.run.parent
+        path = root / f"{self.number}.lock"
+        with suppress(OSError):
+            if _is_at(self.lock, path):  # else it is of who has the place now
+                path.unlink()
+        os.close(self.lock)
+        with suppress(OSError):  # other runs are in it
+            root.rmdir()
 
     @property
     def config(self) -> Path:
@@ -83,40 +96,44 @@ class Place:
 def taken(state: Path, *, run: Path = RUN) -> Generator[Place]:
     """Hold the first free place within. Raises ConfigError, ResourceExhaustedError.
 
-    What a dead run left there is still there.
+    One with something left in it, which could not be taken away, is passed over.
     """
     for number in range(MOST):
-        lock = _lock(run, number)
-        if lock is not None:
-            try:
-                yield Place(number=number, run=run / str(number), state=state / str(number))
-            finally:
-                _let_go(run, number, lock)
-            return
+        place = _take(run, number, state)
+        if place is None:
+            continue
+        try:
+            if not place.config.exists():
+                yield place
+                return
+        finally:
+            place.let_go()
     raise ResourceExhaustedError(
         f"{MOST} Pods run on this machine by `noderuntime run` now: wait for one of them"
     )
 
 
 @contextmanager
-def left(state: Path, *, run: Path = RUN) -> Generator[tuple[Place, ...]]:
-    """Hold those places that a dead run left something in."""
-    held: dict[int, int] = {}
+def left(*, run: Path = RUN) -> Generator[tuple[Place, ...]]:
+    """Hold those places that a dead run left something in; their settings say where."""
+    held: list[Place] = []
     try:
         for path in sorted(run.glob(f"*/{_CONFIG}")):
             name = path.parent.name
             if name.isdecimal() and int(name) < MOST:
-                lock = _lock(run, int(name))
-                if lock is not None:
-                    held[int(name)] = lock
-        yield tuple(
-            Place(number=number, run=run / str(number), state=state / str(number))
-            for number in held
-            if (run / str(number) / _CONFIG).exists()
-        )
+                place = _take(run, int(name), path.parent)
+                held += [] if place is None else [place]
+        yield tuple(place for place in held if place.config.exists())
     finally:
-        for number, lock in held.items():
-            _let_go(run, number, lock)
+        for place in held:
+            place.let_go()
+
+
+def _take(run: Path, number: int, state: Path) -> Place | None:
+    lock = _lock(run, number)
+    if lock is None:
+        return None
+    return Place(number=number, run=run / str(number), state=state / str(number), lock=lock)
 
 
 def _lock(run: Path, number: int) -> int | None:
@@ -147,14 +164,6 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False
-
-
-def _let_go(run: Path, number: int, lock: int) -> None:
-    with suppress(OSError):
-        (run / f"{number}.lock").unlink()
-    os.close(lock)
-    with suppress(OSError):  # other runs are in it
-        run.rmdir()
 
 
 def make_folders(place: Place) -> None:

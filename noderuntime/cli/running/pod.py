@@ -59,6 +59,7 @@ class Control:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     killing: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # look at the containers now
+    is_unread: bool = False  # nobody reads any more what the containers write
 
     def stop(self) -> None:
         """Stop; the second time kill."""
@@ -178,6 +179,7 @@ class PodRun:
         try:
             await follower.run()
         except BrokenPipeError:  # `| head`: who reads has enough
+            self._control.is_unread = True
             self._control.stop()
 
     async def _image(self, wanted: pb.ImageSpec, policy: str) -> pb.Image | None:

@@ -1,6 +1,6 @@
 """The runtime of one run: a process that serves until who started it is gone, then leaves nothing.
 
-``python -m noderuntime.cli.running.private CONFIG FD`` (``session.py`` starts it). It is gone when
+``python -m noderuntime.cli.running.private CONFIG FD LOCK`` (``session.py`` starts it). It is gone when
 its standard input ends, which the kernel sees to when the starter is killed. Then, and at the start,
 for what a run that was killed with its runtime left, every Pod is removed, at the end also the
 bridge, the cgroup, the mounts and the folders; the images stay. To ``FD`` goes one line: ``ready``, or
@@ -16,12 +16,14 @@ import shutil
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from noderuntime.api.config import load_config
 from noderuntime.cli import places, serve
 from noderuntime.cli.parts import bridge_of, parts_of
+from noderuntime.cli.running.apparmor import SharedAppArmor
 from noderuntime.cli.running.places import Place
 from noderuntime.engine.engine import Engine
 from noderuntime.errors import HostError, NodeRuntimeError
@@ -40,21 +42,25 @@ _log = logging.getLogger(__name__)
 
 def main(arguments: list[str]) -> int:
     """Serve, and clean up. Returns 1 where something is left, which the log then names."""
-    path, told = Path(arguments[0]), int(arguments[1])
-    os.set_inheritable(told, False)
+    path, told, lock = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    for descriptor in (told, lock):
+        os.set_inheritable(descriptor, False)
     log.setup(logging.INFO)
     try:
         config = load_config(path)
         with places.only_one(config):
-            return asyncio.run(_run(config, _place_of(config), told))
+            place = _place_of(config, lock)
+            code = asyncio.run(_run(config, place, told))
     except NodeRuntimeError as error:
         tell(told, " ".join(str(error).split()))
         return 1
+    place.let_go()
+    return code
 
 
-def _place_of(config: Config) -> Place:
+def _place_of(config: Config, lock: int) -> Place:
     run = config.run_dir
-    return Place(number=int(run.name), run=run, state=config.state_dir.parent)
+    return Place(number=int(run.name), run=run, state=config.state_dir.parent, lock=lock)
 
 
 def tell(descriptor: int, line: str) -> None:
@@ -67,7 +73,8 @@ def tell(descriptor: int, line: str) -> None:
 async def _run(config: Config, place: Place, told: int) -> int:
     gone = _gone()
     parts = parts_of(config)
-    engine = Engine(parts)
+    apparmor = SharedAppArmor(parts.apparmor)
+    engine = Engine(replace(parts, apparmor=apparmor))
     driver = parts.cgroups.driver()
     await engine.recover()
     left = await _remove_pods(engine)
@@ -86,6 +93,7 @@ async def _run(config: Config, place: Place, told: int) -> int:
             await answering
         left += await _remove_pods(engine)
         running.cancel()
+    left += await apparmor.unload_all()
     left += await _remove_rest(config, place, driver)
     for each in left:
         _log.error("something is left", extra={"error": each})

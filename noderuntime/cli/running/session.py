@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+import sysconfig
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from noderuntime.host.cgroups import is_systemd
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
+    from types import TracebackType
 
 START_S: Final = 60.0  # a recovery of what was left is in it
 END_S: Final = 120.0  # containers that hang in the kernel have their deadlines within
@@ -55,9 +57,12 @@ class Settings:
 class Session:
     """The runtime, from the beginning of the context to its end. One session at a place at a time."""
 
-    def __init__(self, settings: Settings, *, run: Path = places.RUN) -> None:
-        """Nothing is made yet; ``run`` is for tests."""
+    def __init__(
+        self, settings: Settings, *, tell: Tell = lambda _: None, run: Path = places.RUN
+    ) -> None:
+        """Nothing is made yet. ``tell`` gets sentences for the person who waits; ``run`` is for tests."""
         self._settings = settings
+        self._tell = tell
         self._run = run
         self._stack = AsyncExitStack()
         self.place: Place
@@ -67,9 +72,9 @@ class Session:
         """Start and wait until it serves. Raises UnavailableError, ConfigError."""
         programs = _programs(self._settings)
         async with self._stack:
-            with places.left(self._settings.state_dir, run=self._run) as left:
+            with places.left(run=self._run) as left:
                 for place in left:
-                    await clean(place)
+                    await _clean(place, self._tell)
             self.place = self._stack.enter_context(
                 places.taken(self._settings.state_dir, run=self._run)
             )
@@ -87,13 +92,13 @@ class Session:
         *,
         follow: Output,
         sources: Sources | None = None,
-        tell: Tell = lambda _: None,
+        tell: Tell | None = None,
         control: Control | None = None,
     ) -> Mapping[str, int]:
         """Run a Pod to its end under the first handler; returns exit codes by container.
 
-        ``follow`` gets what containers write, ``tell`` sentences for the person who waits. Raises
-        ConfigError for what only a cluster has, DeniedError, and what else the runtime says.
+        ``follow`` gets what containers write, ``tell`` sentences (None: the session's). Raises ConfigError
+        for what only a cluster has, DeniedError, and what else the runtime says.
         """
         here = Here(
             workload=workload,
@@ -103,7 +108,8 @@ class Session:
         )
         require_possible(here)
         handlers = self._settings.handlers
-        pod = PodRun(self.client, here, handlers[0].name if handlers else "", follow, tell=tell)
+        handler = handlers[0].name if handlers else ""
+        pod = PodRun(self.client, here, handler, follow, tell=tell or self._tell)
         return await pod.run(control or Control())
 
     async def __aexit__(self, *_: object) -> None:
@@ -126,14 +132,15 @@ class Private:
         try:
             with (self._place.run / _LOG).open("ab") as log:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", "noderuntime.cli.running.private"),
-                    *(str(self._place.config), str(telling)),
+                    *(sys.executable, "-m", "noderuntime.cli.running.private"),
+                    *(str(self._place.config), str(telling), str(self._place.lock)),
                     stdin=asyncio.subprocess.PIPE,
                     stdout=log,
                     stderr=log,
-                    pass_fds=(telling,),
+                    pass_fds=(telling, self._place.lock),
                     start_new_session=True,
-                    env={**os.environ, "GRPC_VERBOSITY": "NONE"},
+                    cwd="/",  # Python would look for modules where the user is
+                    env=_environment(),
                 )
         except BaseException:
             os.close(self._told)
@@ -155,7 +162,9 @@ class Private:
             why = said.decode(errors="replace").strip() or self._last_words()
             raise UnavailableError(f"the runtime does not start: {why}")
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self, _: type[BaseException] | None, first: BaseException | None, __: TracebackType | None
+    ) -> None:
         """Let it clean up, and wait for that, also when this is cancelled meanwhile."""
         os.close(self._told)
         if self._process.stdin is not None:
@@ -172,9 +181,10 @@ class Private:
             except asyncio.CancelledError as error:
                 cancelled = error
         if self._process.returncode:
-            raise UnavailableError(
-                f"something of the Pod is left; the next run tries again: {self._last_words()}"
-            )
+            said = f"something is left, which the next run tries to remove: {self._last_words()}"
+            if first is None:
+                raise UnavailableError(said)
+            first.add_note(said)
         if cancelled is not None:
             raise cancelled
 
@@ -186,6 +196,15 @@ class Private:
         return _sentence(lines[-1]) if lines else "it said nothing"
 
 
+def _environment() -> dict[str, str]:
+    """Return the variables by which the process finds the same code, from another folder."""
+    code, given = str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")
+    paths = [os.path.abspath(path) for path in given.split(os.pathsep) if path]  # noqa: PTH100
+    if code not in paths and code != sysconfig.get_path("purelib"):
+        paths.insert(0, code)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "GRPC_VERBOSITY": "NONE"}
+
+
 def _sentence(line: str) -> str:
     """Return what a line of the log says."""
     try:
@@ -195,10 +214,13 @@ def _sentence(line: str) -> str:
     return ": ".join(str(found[key])[:500] for key in ("message", "error") if key in found)
 
 
-async def clean(place: Place) -> None:
-    """Take away what a dead run left at a place that is held. Raises UnavailableError."""
-    async with Private(place):
-        pass
+async def _clean(place: Place, tell: Tell) -> None:
+    """Take away what a dead run left at a place that is held; where it cannot be, tell."""
+    try:
+        async with Private(place):
+            pass
+    except UnavailableError as error:
+        tell(f"{place.run}: {error}")
 
 
 def _programs(settings: Settings) -> Mapping[str, Path]:
