@@ -13,7 +13,7 @@ from noderuntime.api.model import API_VERSION
 from noderuntime.cli.recording.profile import Made
 from noderuntime.policy.denial import printable
 
-_WIDTH: Final = 98
+_WIDTH: Final = 92
 _LONGEST: Final = 1000  # characters of a comment
 # Always written: what a recording says of them is a result, also where it is the default.
 _ALWAYS: Final[Mapping[str, object]] = {
