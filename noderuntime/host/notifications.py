@@ -18,9 +18,10 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from noderuntime.errors import HostError
 from noderuntime.host.seccomp import LIBRARY
@@ -38,7 +39,8 @@ _PIECE: Final = 64 << 10
 _X32_BIT: Final = 0x40000000
 _X86_64: Final = 0xC000003E  # AUDIT_ARCH_X86_64, and so libseccomp's token
 # libseccomp's tokens by the names that a profile has for them; an AUDIT_ARCH but for X32.
-ARCHITECTURES: Final = {
+Architecture = Literal["X86_64", "X86", "X32", "AARCH64", "ARM"]
+ARCHITECTURES: Final[Mapping[int, Architecture]] = {
     _X86_64: "X86_64",
     0x40000003: "X86",
     0x4000003E: "X32",

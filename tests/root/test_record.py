@@ -70,9 +70,9 @@ def test_the_profile_is_enough_for_the_same_and_not_for_more(scene: Scene) -> No
 
 
 def test_the_root_is_read_only_where_only_volumes_are_written(scene: Scene) -> None:
-    mounts = {"volumeMounts": [{"name": "own", "mountPath": "/tmp"}]}
+    mounts = [{"name": "own", "mountPath": "/tmp"}]
     pod = scene.pod(
-        scene.container("echo one > /tmp/f; cat /tmp/f", **mounts),
+        scene.container("echo one > /tmp/f; cat /tmp/f", volumeMounts=mounts),
         volumes=[{"name": "own", "emptyDir": {}}],
     )
     assert recorded(scene, pod)["rootFilesystem"] == "ReadOnly"
@@ -80,14 +80,14 @@ def test_the_root_is_read_only_where_only_volumes_are_written(scene: Scene) -> N
 
 
 def test_a_setuid_program_is_noticed(scene: Scene) -> None:
-    def own(script: str, **more: object) -> dict[str, object]:
+    def own(script: str) -> dict[str, object]:
         mounts = [{"name": "own", "mountPath": "/own"}]
-        return scene.container(script, volumeMounts=mounts, **more)
+        return scene.container(script, volumeMounts=mounts)
 
     script = "cp /bin/busybox /own/id && chmod 4755 /own/id"
     pod = scene.pod(
         own("/own/id -u; true"),
-        initContainers=[{**own(script, securityContext=ROOT_USER), "name": "first"}],
+        initContainers=[{**own(script), "name": "first", "securityContext": ROOT_USER}],
         volumes=[{"name": "own", "emptyDir": {}}],
     )
     spec = recorded(scene, pod)

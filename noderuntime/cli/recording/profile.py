@@ -15,7 +15,7 @@ from noderuntime.api.seccomp import Seccomp, SeccompNames
 from noderuntime.api.securityprofile import SecurityProfileSpec
 from noderuntime.cli.recording.asked import Asked, needed
 from noderuntime.cli.recording.seen import Recording, Seen
-from noderuntime.host.notifications import ARCHITECTURES, Call, Names
+from noderuntime.host.notifications import ARCHITECTURES, Architecture, Call, Names
 from noderuntime.policy import capabilities
 from noderuntime.policy.model import ContainerConfig
 
@@ -165,9 +165,9 @@ def _seccomp(made: Made, seen: Iterable[Seen], *, required: bool) -> Seccomp:
     )
 
 
-def _architectures(calls: Iterable[Call]) -> tuple[str, ...]:
-    known = {ARCHITECTURES.get(call.architecture) for call in calls}
-    return tuple(sorted(name for name in known if name is not None))
+def _architectures(calls: Iterable[Call]) -> tuple[Architecture, ...]:
+    known = {call.architecture for call in calls}
+    return tuple(name for token, name in ARCHITECTURES.items() if token in known)
 
 
 def _tell_of_paths(made: Made, changed: Mapping[str, bool | None]) -> None:

@@ -68,7 +68,8 @@ def _field(key: str, value: Any, indent: str) -> Iterator[str]:  # noqa: ANN401 
     elif isinstance(value, list):
         yield from _list(key, cast("Sequence[Any]", value), indent)
     else:
-        yield f"{indent}{key}: {'{}' if value == {} else _scalar(value)}"
+        plain = "{}" if isinstance(value, dict) else _scalar(value)
+        yield f"{indent}{key}: {plain}"
 
 
 def _list(key: str, values: Sequence[Any], indent: str) -> Iterator[str]:

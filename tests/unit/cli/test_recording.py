@@ -42,11 +42,12 @@ def box(name: str = "main", **fields: Any) -> dict[str, Any]:
 
 
 def seen(*calls: Call, uses: tuple[tuple[int, str], ...] = (), **fields: Any) -> Seen:
+    started: dict[str, Any] = {"starts": {Ids(1000, 1000, (1000,))}} | fields
     return Seen(
         calls=Counter(calls),
         of_runtime=Counter([EXECVE, SETUID]),
         uses={(whose, IN_ORDER.index(name)) for whose, name in uses},
-        **({"starts": {Ids(1000, 1000, (1000,))}} | fields),
+        **started,
     )
 
 
@@ -96,8 +97,8 @@ def test_capabilities_are_those_that_were_used_by_the_containers_own_credentials
 
 
 def test_what_the_pod_adds_is_allowed_and_told_when_it_was_not_used() -> None:
-    adds = {"securityContext": {"capabilities": {"add": ["NET_ADMIN", "SYS_TIME"]}}}
-    result = made(pod(box(**adds)), seen(READ, uses=((OWN, "NET_ADMIN"),)))
+    adds = {"capabilities": {"add": ["NET_ADMIN", "SYS_TIME"]}}
+    result = made(pod(box(securityContext=adds)), seen(READ, uses=((OWN, "NET_ADMIN"),)))
     assert result.spec.capabilities.default == ()
     assert result.spec.capabilities.allow == ("NET_ADMIN", "SYS_TIME")
     assert result.why["capabilities"] == [
@@ -168,9 +169,7 @@ def test_the_pod_is_allowed_by_the_profile_that_is_made_of_it_and_while_it_is_re
         rules = declared.rules(found, name, "")
         unknown = image.read("1000:1000", "", None)
         report = judge(workload, rules, unknown, now_s=0.0, machine="x86_64")
-        assert report.verdict == "runs", [
-            row for part in (report, *report.containers) for row in part.rows if row.denials
-        ]
+        assert report.verdict == "runs"
 
 
 def test_no_name_of_a_file_can_end_a_comment_and_long_lists_stay_yaml() -> None:
