@@ -112,7 +112,7 @@ def names(seen: Seen | None, *, of_runtime: bool = False) -> set[str]:
     assert seen is not None
     table = Names()
     calls = seen.of_runtime if of_runtime else seen.calls
-    return {table.name(call) or "" for call in calls}
+    return {table.name(call) or "" for call in list(calls)}  # the recorder goes on meanwhile
 
 
 def wait_until(what: Callable[[], object], *, within_s: float = 20.0) -> None:
