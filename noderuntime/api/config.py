@@ -88,6 +88,15 @@ class DecisionsConfig(_Section):
     files: int = Field(default=4, ge=1, le=100)
 
 
+class RecordingConfig(_Section):
+    """For ``noderuntime record`` alone: who is told of every system call of every container.
+
+    A runtime with it is of no use without that recorder: without an answer each call fails.
+    """
+
+    socket: Path | None = None  # None records nothing
+
+
 class Config(_Section):
     """The whole file; every path has a default, so an empty file is valid."""
 
@@ -104,6 +113,17 @@ class Config(_Section):
     streaming: StreamingConfig = StreamingConfig()
     metrics: MetricsConfig = MetricsConfig()
     decisions: DecisionsConfig = DecisionsConfig()
+    recording: RecordingConfig = RecordingConfig()
+
+    @model_validator(mode="after")
+    def _recording_is_private(self) -> Self:
+        usual = Config.model_fields["socket"].default
+        if self.recording.socket is not None and self.socket == usual:
+            raise ValueError(
+                f"recording.socket: not for the node's own runtime at {usual}; it is what "
+                "`noderuntime record` sets for a runtime that it starts for itself"
+            )
+        return self
 
     @model_validator(mode="after")
     def _each_ulimit_once(self) -> Self:

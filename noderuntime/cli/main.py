@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     _add_status(commands)
     _add_explain(commands)
     _add_run(commands)
+    _add_record(commands)
     _add_plan(commands)
     return top
 
@@ -122,13 +123,41 @@ def _add_run(commands: Commands) -> None:
         "is not 0, else 0; 3 the profile refuses the Pod, 2 the files or the command line are wrong, 1 "
         "something else is, 124 the time is up, 130 and 143 it was interrupted.",
     )
+    _add_pod(run)
+    _add_profiles(run)
+
+
+def _add_record(commands: Commands) -> None:
+    record = commands.add_parser(
+        "record",
+        help="run a Pod on this machine and write the least profile that it needs",
+        description="Runs a Pod once, as `run` does, notes what it uses (system calls, capabilities, users, "
+        "what it writes), and writes the least SecurityProfile under which the same works again. Use "
+        "what is to work while it runs; Ctrl-C stops the Pod, and the profile is written. Exit codes: 0 "
+        "it is written, but 3 the Pod is refused, 2 the files or the command line are wrong, 1 something "
+        "else is; where a container failed by itself, its exit code.",
+    )
+    _add_pod(record)
+    _add_namespace(record)
+    record.add_argument(
+        "-o",
+        "--output",
+        default="-",
+        metavar="FILE",
+        help="where the profile goes (default: stdout; what containers write goes to stderr then)",
+    )
+    record.add_argument(
+        "--name", default="", metavar="NAME", help="of the profile (default: the Pod's)"
+    )
+
+
+def _add_pod(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "pod",
         metavar="POD.yaml",
         help="a Pod, or what has a Pod's template, with the ConfigMaps and Secrets that it uses; - is "
         "standard input",
     )
-    _add_profiles(run)
     run.add_argument(
         "--timeout",
         type=float,
@@ -167,6 +196,10 @@ def _add_profiles(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--profile-name", default="", metavar="NAME", help="which profile, of several"
     )
+    _add_namespace(command)
+
+
+def _add_namespace(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--namespace", default="default", metavar="NAME", help="of Pods that name none"
     )

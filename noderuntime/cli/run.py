@@ -12,9 +12,9 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from noderuntime.cli.explaining import declared
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 REFUSED: Final = 3
 WRONG: Final = 2
 TIME_IS_UP: Final = 124
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LONGEST: Final = 2000  # characters of a sentence
 
 
@@ -67,6 +68,10 @@ class Interrupted:
         self.control.stop()
 
 
+Doing = Callable[[Asked, Control], Awaitable[Mapping[str, int]]]
+"""What is done with a Pod; returns the exit codes by container."""
+
+
 def main(options: argparse.Namespace) -> int:
     """Run the Pod and return the exit code. Raises NodeRuntimeError for what goes wrong besides."""
     try:
@@ -88,6 +93,17 @@ def read(options: argparse.Namespace) -> Asked:
     found = declared.read(
         {name: content(name) for name in (*options.profile, *options.node_runtime)}
     )
+    asked = read_pod(options)
+    pod = asked.workload
+    runtime = declared.chosen_runtime(found, pod.pod.spec.runtime_class_name, pod.namespace)
+    profile = declared.chosen_profile(found, options.profile_name, runtime)
+    declared.rules(found, profile, runtime)  # it compiles, or the reason is told here
+    handler = declared.handler(profile, found.profiles, runtime, found.runtimes.get(runtime))
+    return replace(asked, settings=replace(asked.settings, handlers=(handler,)))
+
+
+def read_pod(options: argparse.Namespace) -> Asked:
+    """Read the Pod, and refuse what cannot be run here; no handler yet. Raises ConfigError."""
     shown, data = "standard input" if options.pod == "-" else options.pod, content(options.pod)
     pods = workloads(shown, data, options.namespace)
     if len(pods) > 1:
@@ -95,17 +111,11 @@ def read(options: argparse.Namespace) -> Asked:
         raise ConfigError(f"{shown}: holds {len(pods)} Pods ({names}); one is run at a time")
     if options.timeout is not None and not options.timeout > 0:
         raise ConfigError("--timeout: must be more than 0 seconds")
-    runtime = declared.chosen_runtime(found, pods[0].pod.spec.runtime_class_name, pods[0].namespace)
-    profile = declared.chosen_profile(found, options.profile_name, runtime)
-    declared.rules(found, profile, runtime)  # it compiles, or the reason is told here
-    spec = found.runtimes.get(runtime)
     asked = Asked(
         workload=pods[0],
         sources=sources.read(shown, data, options.namespace),
         settings=Settings(
-            handlers=(declared.handler(profile, found.profiles, runtime, spec),),
-            state_dir=options.state_dir.absolute(),
-            hosts_dir=options.hosts_dir.absolute(),
+            state_dir=options.state_dir.absolute(), hosts_dir=options.hosts_dir.absolute()
         ),
     )
     # Any place will do: it is in no sentence.
@@ -123,15 +133,15 @@ def notes(asked: Asked) -> Iterator[str]:
         yield "probes are not run; a container that ends is not started again"
 
 
-async def run(asked: Asked, timeout_s: float | None) -> int:
-    """Run the Pod; returns the exit code. Raises NodeRuntimeError."""
+async def run(asked: Asked, timeout_s: float | None, doing: Doing | None = None) -> int:
+    """Run the Pod, or do something else with it; returns the exit code. Raises NodeRuntimeError."""
     interrupted = Interrupted()
     try:
         async with asyncio.TaskGroup() as group:
             clock = group.create_task(_stop_after(interrupted, timeout_s), name="timeout")
             with _signals(interrupted):
                 try:
-                    codes = await _in_session(asked, interrupted.control)
+                    codes = await (doing or _in_session)(asked, interrupted.control)
                 finally:
                     clock.cancel()
     except BaseExceptionGroup as errors:
@@ -169,13 +179,13 @@ async def _stop_after(interrupted: Interrupted, timeout_s: float | None) -> None
 @contextmanager
 def _signals(interrupted: Interrupted) -> Generator[None]:
     """Let SIGINT, SIGTERM and SIGHUP stop the Pod, the second one kill it."""
-    loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    for number in numbers:
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
         loop.add_signal_handler(number, interrupted.stop, 128 + number)
     try:
         yield
     finally:
-        for number in numbers:
+        for number in SIGNALS:
             loop.remove_signal_handler(number)
 
 

@@ -112,7 +112,7 @@ class Engine:
             journal=Journal(config.state_dir / "intents", disk),
             jobs=Jobs(),
             handlers=handlers,
-            filters=Filters(parts.seccomp),
+            filters=Filters(parts.seccomp, config.recording.socket),
             artifacts=artifacts,
             decisions=decision_log(config),
             apparmor=profiles,

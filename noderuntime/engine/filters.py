@@ -12,7 +12,8 @@ import json
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, cast
 
-from noderuntime.policy import seccomp, spec
+from noderuntime.errors import FailedPreconditionError
+from noderuntime.policy import recording, seccomp, spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,9 +28,10 @@ MAX_PROGRAMS: Final = 64  # of some 10 KiB
 class Filters:
     """The programs that were made, the last used ones; and which OCI runtimes take them."""
 
-    def __init__(self, compiler: SeccompCompiler) -> None:
-        """Compile nothing yet."""
+    def __init__(self, compiler: SeccompCompiler, recorder: Path | None = None) -> None:
+        """Compile nothing yet. ``recorder`` is a socket whose owner is told of each call, or None."""
         self._compiler = compiler
+        self._recorder = recorder
         self._programs: OrderedDict[str, bytes] = OrderedDict()
         self._takers: dict[Path, tuple[tuple[int, ...], bool]] = {}
         self._compiling = asyncio.Lock()
@@ -48,15 +50,24 @@ class Filters:
     ) -> Mapping[str, object]:
         """Return config.json with its filter as this node and this OCI runtime can have it.
 
-        Raises InvalidArgumentError for a filter that cannot be compiled.
+        Raises InvalidArgumentError for a filter that cannot be compiled, FailedPreconditionError for
+        an OCI runtime that cannot be recorded.
         """
         linux = cast("Mapping[str, object]", config["linux"])
         filter_ = cast("Mapping[str, object] | None", linux.get("seccomp"))
         if filter_ is None:
             return config
         known = seccomp.without(filter_, self._compiler.unknown(seccomp.names_of(filter_)))
+        takes_bpf = await self._takes_bpf(oci_runtime, disk)
+        if self._recorder is not None:
+            if not takes_bpf:
+                raise FailedPreconditionError(
+                    f"{oci_runtime.name} cannot be recorded: it compiles filters itself, and would "
+                    "wait for its own system calls; use crun"
+                )
+            known = recording.notifying(known, str(self._recorder))
         config = {**config, "linux": {**linux, "seccomp": known}}
-        if not await self._takes_bpf(oci_runtime, disk):
+        if not takes_bpf:
             return config
         return spec.sealed(config, await self._program(known, disk))
 

@@ -121,8 +121,7 @@ def sealed(document: Mapping[str, object], program: bytes) -> dict[str, object]:
     linux = cast("Mapping[str, object]", document["linux"])
     seccomp = cast("Mapping[str, object]", linux["seccomp"])
     stub: dict[str, object] = {"defaultAction": "SCMP_ACT_KILL_PROCESS"}
-    if "flags" in seccomp:
-        stub["flags"] = seccomp["flags"]
+    stub |= {name: seccomp[name] for name in ("flags", "listenerPath") if name in seccomp}
     return {
         **document,
         "annotations": {BPF_ANNOTATION: b64encode(program).decode()},

@@ -6,10 +6,13 @@ import fcntl
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
+import tarfile
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +20,12 @@ import yaml
 
 from noderuntime.cli.running.places import RUN
 from noderuntime.host.cgroups import hierarchies
-from tests.fakes.registry import FakeRegistry
-from tests.root.engine_kit import SETTLE_S
+from tests.fakes.registry import FakeRegistry, File, build_image, folder
+from tests.root.engine_kit import BUSYBOX, SETTLE_S
 from tests.root.mounts_kit import mounts_below
 
 ROOT = Path(__file__).parents[2]
+APPLETS = ("sh", "sleep", "cat", "id", "ls", "nc", "ip", "tr", "touch", "cp", "chmod", "mkfifo")
 # Of what a place has after a run: the images, and empty folders of the runtime.
 KEPT = re.compile(r"^(state(/(lock|images.*|snapshots|sandboxes|containers|intents|network))?)?$")
 
@@ -63,12 +67,18 @@ class Scene:
         self, *documents: dict[str, object], more: tuple[str, ...] = ()
     ) -> subprocess.Popen[bytes]:
         """Start the command on a file with these documents."""
-        path = self.folder / f"pod-{len(self.started)}.yaml"
-        path.write_text(yaml.safe_dump_all(documents))
         profile = self.folder / "profile.yaml"
         if not profile.exists():
             self.profile()
-        words = ("run", str(path), "--profile", str(profile), "--state-dir", str(self.state), *more)
+        return self.start_verb("run", *documents, more=("--profile", str(profile), *more))
+
+    def start_verb(
+        self, verb: str, *documents: dict[str, object], more: tuple[str, ...] = ()
+    ) -> subprocess.Popen[bytes]:
+        """Start ``run``, or what is like it."""
+        path = self.folder / f"pod-{len(self.started)}.yaml"
+        path.write_text(yaml.safe_dump_all(documents))
+        words = (verb, str(path), "--state-dir", str(self.state), *more)
         process = subprocess.Popen(
             (sys.executable, "-m", "noderuntime", *words),
             cwd=ROOT,
@@ -113,6 +123,34 @@ class Scene:
         while (found := self.traces() - self.before) and time.monotonic() < until:
             time.sleep(0.05)
         return found
+
+
+@contextmanager
+def busybox_registry() -> Generator[tuple[FakeRegistry, str]]:
+    """A registry, and the name of an image there with busybox."""
+    files = [folder(name) for name in ("bin", "etc", "proc", "sys", "dev")]
+    files += [folder("tmp", 0o1777), File("bin/busybox", BUSYBOX.read_bytes(), mode=0o755)]
+    files += [File(f"bin/{name}", kind=tarfile.SYMTYPE, link="busybox") for name in APPLETS]
+    fake = FakeRegistry()
+    with fake.running():
+        image = build_image(files, config={"Cmd": ["sh"], "Env": ["PATH=/bin"], "User": "1000"})
+        yield fake, fake.add("team/busybox", "1", image)
+
+
+@contextmanager
+def scene_of(registry: tuple[FakeRegistry, str], folder_: Path) -> Generator[Scene]:
+    """A scene, at the end of which nothing may be left."""
+    one = Scene(folder=folder_, registry=registry[0], image=registry[1])
+    one.before = one.traces()
+    yield one
+    for process in one.started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
+            ended(process)
+        else:
+            process.communicate()
+    assert one.left() == set()
 
 
 def held_places() -> list[int]:

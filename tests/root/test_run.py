@@ -8,18 +8,15 @@ import resource
 import secrets
 import signal
 import subprocess
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.registry import Answer, FakeRegistry, File, build_image, folder
-from tests.root.engine_kit import BUSYBOX
-from tests.root.run_kit import Scene, ended, line_of
+from tests.fakes.registry import Answer, FakeRegistry
+from tests.root.run_kit import Scene, busybox_registry, ended, line_of, scene_of
 
-APPLETS = ("sh", "sleep", "cat", "id", "ls", "nc", "ip", "tr", "touch")
 LOOP = "trap 'echo stopped; exit 5' TERM; echo begun; while :; do sleep 0.05; done"
 DEAF = "trap '' TERM; echo begun; while :; do sleep 0.05; done"
 
@@ -32,35 +29,14 @@ def children(pid: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def registry() -> Iterator[tuple[FakeRegistry, str]]:
-    files = [
-        folder("bin"),
-        folder("etc"),
-        folder("proc"),
-        folder("sys"),
-        folder("dev"),
-        folder("tmp", 0o1777),
-    ]
-    files.append(File("bin/busybox", BUSYBOX.read_bytes(), mode=0o755))
-    files += [File(f"bin/{name}", kind=tarfile.SYMTYPE, link="busybox") for name in APPLETS]
-    fake = FakeRegistry()
-    with fake.running():
-        image = build_image(files, config={"Cmd": ["sh"], "Env": ["PATH=/bin"], "User": "1000"})
-        yield fake, fake.add("team/busybox", "1", image)
+    with busybox_registry() as found:
+        yield found
 
 
 @pytest.fixture
 def scene(registry: tuple[FakeRegistry, str], tmp_path: Path) -> Iterator[Scene]:
-    one = Scene(folder=tmp_path, registry=registry[0], image=registry[1])
-    one.before = one.traces()
-    yield one
-    for process in one.started:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.send_signal(signal.SIGTERM)
-            ended(process)
-        else:
-            process.communicate()
-    assert one.left() == set()
+    with scene_of(registry, tmp_path) as one:
+        yield one
 
 
 def test_a_pod_runs_and_its_exit_code_is_the_commands(scene: Scene) -> None:

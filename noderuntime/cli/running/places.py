@@ -58,6 +58,15 @@ class Place:
         return self.run / "noderuntime.sock"
 
     @property
+    def recorder(self) -> Path:
+        """Where a recorder listens, if there is one."""
+        return self.run / "recorder.sock"
+
+    def upper(self, container_id: str) -> Path:
+        """Return the writable layer of a container's root."""
+        return self.state / "state" / "snapshots" / container_id / "upper"
+
+    @property
     def pods(self) -> Path:
         """Where volumes and logs of the Pod are, as in a kubelet's folder; gone with the run."""
         return self.state / "pods"

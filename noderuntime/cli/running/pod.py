@@ -9,7 +9,7 @@ once. Source: kubelet ``pkg/kubelet/kuberuntime/kuberuntime_manager.go`` (SyncPo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -43,9 +43,18 @@ class Started:
     code: int | None = None
 
 
+async def _nothing() -> None:
+    """Do nothing at the end."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Control:
-    """What the one who watches can do: stop it, with the Pod's grace, or kill it."""
+    """What the one who watches can do: stop it, with the Pod's grace, or kill it.
+
+    ``at_end`` is called once, before the Pod is taken away, whatever its end is.
+    """
+
+    at_end: Callable[[], Awaitable[None]] = _nothing
 
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     killing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -104,6 +113,7 @@ class PodRun:
     async def _run_with_logs(self) -> Mapping[str, int]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._remove)
+            stack.push_async_callback(self._control.at_end)
             async with asyncio.TaskGroup() as group:
                 try:
                     return await self._run(group)

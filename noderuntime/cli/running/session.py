@@ -42,12 +42,16 @@ _LOG: Final = "serve.log"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the runtime serves, and where. ``tables`` are further ones of its config.toml."""
+    """What the runtime serves, and where. ``tables`` are further ones of its config.toml.
+
+    ``records``: system calls of its containers wait for who listens at ``Place.recorder``.
+    """
 
     handlers: tuple[RevisionHandler, ...] = ()
     state_dir: Path = places.STATE  # images stay there for the next run
     hosts_dir: Path = HOSTS_DIR
     tables: Mapping[str, object] = field(default_factory=dict[str, object])
+    records: bool = False
 
 
 class Session:
@@ -257,6 +261,7 @@ def _write(place: Place, settings: Settings, programs: Mapping[str, Path]) -> No
         },
         "images": {"hosts_dir": str(settings.hosts_dir)},
         "decisions": {"path": str(place.decisions)},
+        **({"recording": {"socket": str(place.recorder)}} if settings.records else {}),
         **settings.tables,
     }
     text = "".join(f"{line}\n" for line in _toml(tables))

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from noderuntime.api.config import load_config
 from noderuntime.engine.disk import Disk
 from noderuntime.engine.filters import MAX_PROGRAMS, Filters
+from noderuntime.errors import ConfigError, FailedPreconditionError
 from noderuntime.policy.spec import BPF_ANNOTATION
 
 
@@ -117,3 +119,26 @@ async def test_only_the_last_used_programs_are_kept(disk: Disk, crun: Path) -> N
     assert len(compiler.compiled) == MAX_PROGRAMS + 1
     await filters.seal(config("call1"), crun, disk)
     assert len(compiler.compiled) == MAX_PROGRAMS + 2
+
+
+async def test_a_recorder_is_asked_by_each_filter_and_only_crun_can(
+    disk: Disk, crun: Path, tmp_path: Path
+) -> None:
+    compiler = Compiler()
+    filters = Filters(compiler, Path("/run/recorder.sock"))
+    sealed: Any = await filters.seal(config("read"), crun, disk)
+    assert compiler.compiled[0]["syscalls"] == [{"names": ["read"], "action": "SCMP_ACT_NOTIFY"}]
+    assert sealed["linux"]["seccomp"]["listenerPath"] == "/run/recorder.sock"
+    runc = tmp_path / "runc"
+    runc.touch()
+    with pytest.raises(FailedPreconditionError, match="^runc cannot be recorded: .*; use crun$"):
+        await filters.seal(config("read"), runc, disk)
+
+
+def test_the_nodes_own_runtime_does_not_record(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('recording = {socket = "/run/recorder.sock"}\n')
+    with pytest.raises(ConfigError, match="recording.socket: not for the node's own runtime"):
+        load_config(file)
+    file.write_text('socket = "/run/mine.sock"\nrecording = {socket = "/run/recorder.sock"}\n')
+    assert load_config(file).recording.socket == Path("/run/recorder.sock")
