@@ -25,7 +25,7 @@ from noderuntime.host.ports import CgroupDriver
 from tests.fakes.cri_engine import FakeEngine
 from tests.root import cri_kit
 from tests.root.cri_kit import Crictl
-from tests.root.waiting import until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.root import cri_kit
-from tests.root.waiting import until
 from tests.root.whole_kit import SHELL, Whole, whole_node
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

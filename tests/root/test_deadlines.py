@@ -15,7 +15,7 @@ from noderuntime.cri.runtime_v1 import api_pb2 as pb
 from tests.root.engine_scene import made_node_of
 from tests.root.faults_kit import FaultyNode
 from tests.root.soak import Soak
-from tests.root.waiting import until
+from tests.waiting import until
 
 DEADLINE_S = 2.0
 

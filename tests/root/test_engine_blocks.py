@@ -19,7 +19,7 @@ from noderuntime.host.cgroups import UNIFIED, KernelCgroups, hierarchies
 from noderuntime.policy.model import Mount
 from tests.root.engine_kit import RealNode
 from tests.root.engine_scene import engine_on, made_node
-from tests.root.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S
 
 MIB = 1 << 20
 IS_V2 = set(hierarchies()) == {UNIFIED}

@@ -20,7 +20,7 @@ from noderuntime.policy.model import Namespaces
 from tests.root.engine_kit import OWN_USERS, SHARED_PID, RealNode
 from tests.root.engine_scene import MAKING, Scene, searchable_node
 from tests.root.host_kit import descriptors
-from tests.root.waiting import until
+from tests.waiting import until
 
 # A kill after a step is the kill before the next one, but for the last.
 LAST = {place.partition("/")[0]: place for place in steps_of()}

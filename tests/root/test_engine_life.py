@@ -13,7 +13,7 @@ from noderuntime.engine.state import ContainerRecord, ContainerState
 from noderuntime.policy.model import ContainerConfig, Mount
 from tests.root.engine_kit import RealNode
 from tests.root.engine_scene import engine_on, made_node
-from tests.root.waiting import until
+from tests.waiting import until
 
 DEADLINE_S = 30.0
 

@@ -24,7 +24,7 @@ from noderuntime.policy.model import (
 )
 from tests.root.engine_kit import RealNode
 from tests.root.engine_scene import Scene, engine_on, made_node
-from tests.root.waiting import until
+from tests.waiting import until
 
 DEADLINE_S = 30.0
 

@@ -19,7 +19,7 @@ from noderuntime.host import pids
 from noderuntime.policy.model import ContainerSecurity, NamespaceMode, Namespaces
 from tests.root.engine_kit import SHARED_PID, RealNode
 from tests.root.engine_scene import Scene, engine_on, made_node
-from tests.root.waiting import until
+from tests.waiting import until
 
 DEADLINE_S = 30.0
 

@@ -19,7 +19,7 @@ from noderuntime.host.cgroups import UNIFIED, KernelCgroups, hierarchies
 from noderuntime.policy.model import Resources
 from tests.root.engine_kit import RealNode
 from tests.root.engine_scene import Scene, engine_on, made_node
-from tests.root.waiting import until
+from tests.waiting import until
 
 DEADLINE_S = 30.0
 MIB = 1 << 20

@@ -18,7 +18,7 @@ from noderuntime.errors import HostError, NotFoundError
 from noderuntime.host import pids
 from noderuntime.policy.model import Resources
 from tests.root.host_kit import RUNTIME, Kit, eventually, kit_in
-from tests.root.waiting import until
+from tests.waiting import until
 
 CRI_LINE = re.compile(
     rb"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}[+-]\d\d:\d\d (stdout|stderr) ([PF]) (.*)$"

@@ -21,7 +21,7 @@ from noderuntime.host.portforward import NetnsPortForward
 from noderuntime.host.ports import AttachStream, ExecRequest, NamespaceRequest
 from noderuntime.host.process import Streams, spawn
 from tests.root.host_kit import RUNTIME, Kit, eventually, kit_in
-from tests.root.waiting import until
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from noderuntime.cri.streaming.server import StreamingServer
 from noderuntime.cri.streaming.tokens import RemoteCommand
 from noderuntime.policy.model import ContainerConfig, PodIdentity, SandboxConfig
 from tests.fakes.cri_engine import FakeEngine
-from tests.root.waiting import until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Generator

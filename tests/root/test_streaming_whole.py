@@ -17,8 +17,8 @@ from tests.fakes.spdy_client import SpdyClient
 from tests.fakes.websocket_client import WebSocketClient
 from tests.root import cri_kit
 from tests.root.host_kit import descriptors
-from tests.root.waiting import until
 from tests.root.whole_kit import SHELL, Whole, whole_node
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

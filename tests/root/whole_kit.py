@@ -16,7 +16,7 @@ from noderuntime.cri.streaming.server import StreamingServer
 from noderuntime.host.cgroups import KernelCgroups
 from tests.root.cri_kit import Crictl
 from tests.root.engine_kit import IMAGE, RealNode
-from tests.root.waiting import until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,7 +16,7 @@ from noderuntime.engine.state import ContainerRecord, ContainerState
 from noderuntime.images.store import ImageStore
 from noderuntime.policy.model import ContainerConfig
 from tests.root.engine_kit import RealNode, write_layout
-from tests.root.waiting import DEADLINE_S, until
+from tests.waiting import DEADLINE_S, until
 
 HANDLERS: Final = ("crun", "runc")
 SECRET: Final = "of the node alone"

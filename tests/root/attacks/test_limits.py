@@ -25,7 +25,7 @@ from tests.root.attacks.attack_kit import HANDLERS, Attack
 from tests.root.engine_kit import IMAGE
 from tests.root.host_kit import descriptors
 from tests.root.profile_kit import serve
-from tests.root.waiting import until
+from tests.waiting import until
 
 MIB = 1 << 20
 LINES = 1_000_000

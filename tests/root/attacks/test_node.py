@@ -23,7 +23,7 @@ from noderuntime.host.own_mounts import misplaced
 from tests.root.attacks.attack_kit import HANDLERS, Attack, file
 from tests.root.bridge_kit import Lab, made_lab
 from tests.root.engine_kit import IMAGE
-from tests.root.waiting import until
+from tests.waiting import until
 
 CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
 NOBODY = 65534

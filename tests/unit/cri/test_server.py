@@ -26,6 +26,7 @@ from noderuntime.errors import (
 )
 from noderuntime.policy.model import PodIdentity, SandboxConfig
 from noderuntime.telemetry import metrics, trace
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -390,5 +391,5 @@ async def test_a_call_joins_the_callers_trace_and_a_denial_is_its_status(cri: Cl
 
 async def test_a_call_is_counted_by_its_method_and_code(cri: Client) -> None:
     await failure(cri.call("PodSandboxStatus", pb.PodSandboxStatusRequest(pod_sandbox_id="none")))
-    text = metrics.render().decode()
-    assert 'noderuntime_cri_requests_total{code="NOT_FOUND",method="PodSandboxStatus"}' in text
+    wanted = 'noderuntime_cri_requests_total{code="NOT_FOUND",method="PodSandboxStatus"}'
+    await until(lambda: wanted in metrics.render().decode())  # counted once it is answered
