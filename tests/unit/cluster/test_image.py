@@ -166,3 +166,14 @@ def test_a_push_sends_what_is_missing_and_a_second_one_nothing(
     assert (first, second) == (True, False)
     assert hashlib.sha256(Handler.manifests["v1"]).hexdigest() == digest.partition(":")[2]
     assert len(Handler.blobs) == 2
+
+
+def test_a_record_has_only_what_is_in_the_image(tmp_path: Path) -> None:
+    folder = tmp_path / "httpx-1.dist-info"
+    folder.mkdir()
+    (tmp_path / "httpx.py").touch()
+    record = folder / "RECORD"
+    kept = "httpx.py,sha256=a,1\nhttpx-1.dist-info/RECORD,,\n"
+    record.write_text(f"../../bin/httpx,sha256=of-a-path,9\n{kept}tests/test_it.py,sha256=b,2\n")
+    rootfs.record_what_is_there(tmp_path)
+    assert record.read_text() == kept
