@@ -6,13 +6,13 @@ one depends on what only its image knows, 2 the files or the command line are wr
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from noderuntime.cli import output
 from noderuntime.cli.explaining import declared, image, show
 from noderuntime.cli.explaining.judge import PodReport, judge
 from noderuntime.cli.manifest.files import content
@@ -37,18 +37,11 @@ def main(options: argparse.Namespace) -> int:
         return WRONG
     colour = sys.stdout.isatty()
     as_json = options.output == "json"
-    _print(show.as_json(reports) if as_json else show.as_text(reports, colour=colour))
+    output.show(show.as_json(reports) if as_json else show.as_text(reports, colour=colour))
     verdicts = {report.verdict for report in reports}
     if "refused" in verdicts:
         return REFUSED
     return UNKNOWN if "unknown" in verdicts else 0
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # `| head`: who reads has enough; the exit code stays
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explain(options: argparse.Namespace) -> list[PodReport]:

@@ -8,12 +8,12 @@ the command line are wrong, 1 the API server cannot be asked.
 from __future__ import annotations
 
 import asyncio
-import os
 import platform
 import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from noderuntime.cli import output
 from noderuntime.cli.explaining import declared
 from noderuntime.cli.planning import files
 from noderuntime.errors import ConfigError, UnavailableError
@@ -41,10 +41,7 @@ def main(options: argparse.Namespace) -> int:
 
     code = exit_code(plan)
     text = show.as_json(plan, code) if options.output == "json" else show.as_text(plan)
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # `| head`: who reads has enough; the exit code stays
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    output.show(text)
     return code
 
 

@@ -82,6 +82,7 @@ class Scene:
         process = subprocess.Popen(
             (sys.executable, "-m", "noderuntime", *words),
             cwd=ROOT,
+            env={key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,

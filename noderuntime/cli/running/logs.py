@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+from noderuntime.cli.output import let_go
 from noderuntime.errors import NodeRuntimeError
 
 CHUNK: Final = 256 << 10
@@ -50,8 +51,12 @@ class Terminal:
 
     def _put(self, stream: str, text: bytes) -> None:
         file = self._files[stream]
-        file.write(text)
-        file.flush()
+        try:
+            file.write(text)
+            file.flush()
+        except BrokenPipeError:
+            let_go(file)
+            raise
 
 
 class Lines:
