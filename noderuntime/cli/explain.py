@@ -18,14 +18,11 @@ from noderuntime.cli.explaining.judge import PodReport, judge
 from noderuntime.cli.manifest.files import content
 from noderuntime.cli.manifest.workloads import workloads
 from noderuntime.errors import ConfigError
-from noderuntime.policy.denial import printable
 
 if TYPE_CHECKING:
     import argparse
 
-REFUSED: Final = 3
 UNKNOWN: Final = 4
-WRONG: Final = 2
 
 
 def main(options: argparse.Namespace) -> int:
@@ -33,14 +30,14 @@ def main(options: argparse.Namespace) -> int:
     try:
         reports = explain(options)
     except ConfigError as error:
-        sys.stderr.write(f"noderuntime: {printable(str(error), 600)}\n")
-        return WRONG
+        output.tell(str(error), 600)
+        return output.WRONG
     colour = sys.stdout.isatty()
     as_json = options.output == "json"
     output.show(show.as_json(reports) if as_json else show.as_text(reports, colour=colour))
     verdicts = {report.verdict for report in reports}
     if "refused" in verdicts:
-        return REFUSED
+        return output.REFUSED
     return UNKNOWN if "unknown" in verdicts else 0
 
 

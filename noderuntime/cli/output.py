@@ -1,14 +1,29 @@
-"""Output whose reader may go away (``| head``): who reads has enough, and that is no error.
+"""What every command says in the same way: its exit codes, its sentences, and an end without a reader.
 
-What the failed write left in Python's buffer would be written again when the process ends, and its
-exit code would then be 120 whatever we say; so it goes nowhere.
+When who reads goes away (``| head``) it has enough, and that is no error. What the failed write left
+in Python's buffer would be written again when the process ends, and its exit code would then be 120
+whatever we say; so it goes nowhere.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import IO
+from contextlib import suppress
+from typing import IO, Final
+
+from noderuntime.policy.denial import printable
+
+WRONG: Final = 2  # the files or the command line are
+REFUSED: Final = 3  # a profile refuses a Pod
+_LONGEST: Final = 2000  # characters of a sentence
+
+
+def tell(sentence: str, longest: int = _LONGEST) -> None:
+    """Say something to the person, on stderr; no escape in it reaches the terminal."""
+    with suppress(OSError):
+        sys.stderr.write(f"noderuntime: {printable(sentence, longest)}\n")
+        sys.stderr.flush()
 
 
 def show(text: str) -> None:

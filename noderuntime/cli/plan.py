@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import platform
-import sys
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -17,16 +16,13 @@ from noderuntime.cli import output
 from noderuntime.cli.explaining import declared
 from noderuntime.cli.planning import files
 from noderuntime.errors import ConfigError, UnavailableError
-from noderuntime.policy.denial import printable
 
 if TYPE_CHECKING:
     import argparse
 
     from noderuntime.cli.planning.plan import Plan
 
-REFUSED: Final = 3
 CHANGED: Final = 4
-WRONG: Final = 2
 
 
 def main(options: argparse.Namespace) -> int:
@@ -35,8 +31,8 @@ def main(options: argparse.Namespace) -> int:
         plan = asyncio.run(_plan(options))
     except ConfigError as error:
         for said in (str(error), *getattr(error, "__notes__", ())):
-            sys.stderr.write(f"noderuntime: {printable(said, 600)}\n")
-        return WRONG
+            output.tell(said, 600)
+        return output.WRONG
     from noderuntime.cli.planning import show
 
     code = exit_code(plan)
@@ -51,7 +47,7 @@ def exit_code(plan: Plan) -> int:
 
     found = {result for result, count in plan.counts.items() if count}
     if found & {Result.REFUSED, Result.LOST}:
-        return REFUSED
+        return output.REFUSED
     untouched = {Result.RECORDED, Result.STILL_REFUSED, Result.SAME}
     return CHANGED if found - untouched else 0
 

@@ -12,8 +12,8 @@ import asyncio
 import os
 import platform
 import re
+import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,18 +22,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from noderuntime.api.revision import RevisionHandler, RevisionProfile
-from noderuntime.cli import run
+from noderuntime.cli import output, run
+from noderuntime.cli.output import tell
 from noderuntime.cli.recording import written
 from noderuntime.cli.recording.asked import Asked, asked, needed, wide
 from noderuntime.cli.recording.profile import least
 from noderuntime.cli.recording.recorder import Recorder
 from noderuntime.cli.recording.seen import Recording
 from noderuntime.cli.recording.text import as_yaml
-from noderuntime.cli.run import tell
 from noderuntime.cli.running.logs import Terminal
 from noderuntime.cli.running.pod import Control
 from noderuntime.cli.running.session import Session
 from noderuntime.errors import ConfigError, DeniedError, HostError
+from noderuntime.host import durable
 from noderuntime.host.threads import in_pool
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def main(options: argparse.Namespace) -> int:
         _require_output(work.output)
     except ConfigError as error:
         tell(str(error))
-        return run.WRONG
+        return output.WRONG
     _require_kernel()
     for each in run.notes(pod):
         tell(each)
@@ -80,7 +81,7 @@ def main(options: argparse.Namespace) -> int:
         )
     except DeniedError as error:
         tell(str(error))
-        return run.REFUSED
+        return output.REFUSED
     was_stopped = code in (run.TIME_IS_UP, *(128 + number for number in run.SIGNALS))
     return 0 if was_stopped else code
 
@@ -115,7 +116,7 @@ class Doing:
 
     async def record(self, pod: run.Asked, control: Control) -> Mapping[str, int]:
         """Run and record; returns the exit codes. Raises NodeRuntimeError."""
-        async with Session(pod.settings) as session:
+        async with Session(pod.settings, tell=tell) as session:
             recorder = Recorder(session.place.recorder, partial(self._remember, session))
             control.at_end = partial(self._look, session, recorder)
             recorder.start()
@@ -136,14 +137,9 @@ class Doing:
         return codes
 
     async def _run(self, session: Session, pod: run.Asked, control: Control) -> Mapping[str, int]:
-        spec = pod.workload.pod.spec
-        output = Terminal(
-            prefix=len(spec.containers) + len(spec.init_containers) > 1,
-            stdout=sys.stderr.buffer if self._work.output == "-" else None,
-        )
-        return await session.run(
-            pod.workload, follow=output, sources=pod.sources, tell=tell, control=control
-        )
+        stdout = sys.stderr.buffer if self._work.output == "-" else None
+        follow = Terminal(prefix=pod.has_several, stdout=stdout)
+        return await session.run(pod.workload, follow=follow, sources=pod.sources, control=control)
 
     def _remember(self, session: Session, container_id: str) -> None:
         """Keep what a container's root has before its program starts; in the recorder's thread."""
@@ -167,23 +163,15 @@ class Doing:
                 work.changed[each.path] = changed
 
     def _write(self, recording: Recording) -> None:
-        """Write the profile; beside first, so that there is never half a one."""
+        """Write the profile: the whole file, or none."""
         work = self._work
         made = least(work.asked, recording, work.names, work.changed)
         text = as_yaml(work.name, made, _heading(work, recording))
         if work.output == "-":
-            print(text, end="", flush=True)
+            output.show(text.removesuffix("\n"))
             return
         path = Path(work.output)
-        try:
-            with tempfile.NamedTemporaryFile(
-                "w", dir=path.absolute().parent, prefix=".recording-", delete=False
-            ) as file:
-                file.write(text)
-                Path(file.name).chmod(0o644)
-            Path(file.name).replace(path)
-        except OSError as error:
-            raise HostError(f"cannot write {path}: {error.strerror}") from error
+        durable.write(path, text.encode(), mode=0o644, writer=secrets.token_hex(8))
         tell(f"the profile is in {path}")
 
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from noderuntime.cli import output
 from noderuntime.cli.explaining import declared
 from noderuntime.cli.manifest.files import content
 from noderuntime.cli.manifest.workloads import Workload, workloads
+from noderuntime.cli.output import tell
 from noderuntime.cli.running import sources
 from noderuntime.cli.running.here import Here
 from noderuntime.cli.running.logs import Terminal
@@ -29,17 +30,13 @@ from noderuntime.cli.running.session import Session, Settings
 from noderuntime.cli.running.sources import Sources
 from noderuntime.cli.signals import first_of
 from noderuntime.errors import ConfigError, DeniedError
-from noderuntime.policy.denial import printable
 
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-REFUSED: Final = 3
-WRONG: Final = 2
 TIME_IS_UP: Final = 124
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_LONGEST: Final = 2000  # characters of a sentence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +46,12 @@ class Asked:
     workload: Workload
     sources: Sources
     settings: Settings
+
+    @property
+    def has_several(self) -> bool:
+        """Whether lines of output must tell whose they are."""
+        spec = self.workload.pod.spec
+        return len(spec.containers) + len(spec.init_containers) > 1
 
 
 @dataclass(slots=True)
@@ -78,14 +81,14 @@ def main(options: argparse.Namespace) -> int:
         asked = read(options)
     except ConfigError as error:
         tell(str(error))
-        return WRONG
+        return output.WRONG
     for each in notes(asked):
         tell(each)
     try:
         return asyncio.run(run(asked, options.timeout))
     except DeniedError as error:
         tell(str(error))
-        return REFUSED
+        return output.REFUSED
 
 
 def read(options: argparse.Namespace) -> Asked:
@@ -156,12 +159,13 @@ async def run(asked: Asked, timeout_s: float | None, doing: Doing | None = None)
 
 
 async def _in_session(asked: Asked, control: Control) -> Mapping[str, int]:
-    spec = asked.workload.pod.spec
-    output = Terminal(prefix=len(spec.containers) + len(spec.init_containers) > 1)
     async with Session(asked.settings, tell=tell) as session:
         try:
             return await session.run(
-                asked.workload, follow=output, sources=asked.sources, control=control
+                asked.workload,
+                follow=Terminal(prefix=asked.has_several),
+                sources=asked.sources,
+                control=control,
             )
         finally:
             for each in recorded(session.place.decisions):
@@ -202,10 +206,3 @@ def recorded(log: Path) -> Iterator[str]:
             continue
         for each in decision.get("findings", ()):
             yield f"recorded only: {each['field']}: {each['value']}; {each['rule']}; {each['remedy']}"
-
-
-def tell(sentence: str) -> None:
-    """Say something on stderr, which is the containers' as well."""
-    with suppress(OSError):
-        sys.stderr.write(f"noderuntime: {printable(sentence, _LONGEST)}\n")
-        sys.stderr.flush()

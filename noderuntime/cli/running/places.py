@@ -21,7 +21,6 @@ from noderuntime.cli.places import FOLDER_MODE, prepare
 from noderuntime.errors import ConfigError, ResourceExhaustedError
 
 RUN: Final = Path("/run/noderuntime-run")
-STATE: Final = Path("/var/cache/noderuntime/run")
 MOST: Final = 64
 _CONFIG: Final = "config.toml"
 _TRIES: Final = 100

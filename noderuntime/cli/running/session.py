@@ -13,7 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Final, Self, cast
@@ -36,21 +36,19 @@ if TYPE_CHECKING:
 
 START_S: Final = 60.0  # a recovery of what was left is in it
 END_S: Final = 120.0  # containers that hang in the kernel have their deadlines within
-HOSTS_DIR: Final = Path("/etc/noderuntime/certs.d")
 _LOG: Final = "serve.log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the runtime serves, and where. ``tables`` are further ones of its config.toml.
+    """What the runtime serves, and where; images stay in ``state_dir`` for the next run.
 
     ``records``: system calls of its containers wait for who listens at ``Place.recorder``.
     """
 
+    state_dir: Path
+    hosts_dir: Path
     handlers: tuple[RevisionHandler, ...] = ()
-    state_dir: Path = places.STATE  # images stay there for the next run
-    hosts_dir: Path = HOSTS_DIR
-    tables: Mapping[str, object] = field(default_factory=dict[str, object])
     records: bool = False
 
 
@@ -92,13 +90,12 @@ class Session:
         *,
         follow: Output,
         sources: Sources | None = None,
-        tell: Tell | None = None,
         control: Control | None = None,
     ) -> Mapping[str, int]:
         """Run a Pod to its end under the first handler; returns exit codes by container.
 
-        ``follow`` gets what containers write, ``tell`` sentences (None: the session's). Raises ConfigError
-        for what only a cluster has, DeniedError, and what else the runtime says.
+        ``follow`` gets what containers write. Raises ConfigError for what only a cluster has,
+        DeniedError, and what else the runtime says.
         """
         here = Here(
             workload=workload,
@@ -109,7 +106,7 @@ class Session:
         require_possible(here)
         handlers = self._settings.handlers
         handler = handlers[0].name if handlers else ""
-        pod = PodRun(self.client, here, handler, follow, tell=tell or self._tell)
+        pod = PodRun(self.client, here, handler, follow, tell=self._tell)
         return await pod.run(control or Control())
 
     async def __aexit__(self, *_: object) -> None:
@@ -262,7 +259,6 @@ def _write(place: Place, settings: Settings, programs: Mapping[str, Path]) -> No
         "images": {"hosts_dir": str(settings.hosts_dir)},
         "decisions": {"path": str(place.decisions)},
         **({"recording": {"socket": str(place.recorder)}} if settings.records else {}),
-        **settings.tables,
     }
     text = "".join(f"{line}\n" for line in _toml(tables))
     new = place.config.with_suffix(".new")

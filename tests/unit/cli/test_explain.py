@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from noderuntime.cli import explain
+from noderuntime.cli import explain, output
 from tests.unit.cli.explain_kit import (
     EXAMPLES,
     PROFILE,
@@ -68,8 +68,8 @@ def on_x86(monkeypatch: pytest.MonkeyPatch) -> None:
 TIGHTER = ("--profile", PROFILE, "--profile", str(EXAMPLES / "tighter.yaml"))
 SHOWN: dict[str, tuple[str | Path, tuple[str, ...], int]] = {
     "explain_example": (EXAMPLES / "web.yaml", ("--node-runtime", RUNTIME), 0),
-    "explain_tighter": (EXAMPLES / "web.yaml", TIGHTER, explain.REFUSED),
-    "explain_refused": (BREAKS_MUCH, ("--node-runtime", RUNTIME), explain.REFUSED),
+    "explain_tighter": (EXAMPLES / "web.yaml", TIGHTER, output.REFUSED),
+    "explain_refused": (BREAKS_MUCH, ("--node-runtime", RUNTIME), output.REFUSED),
 }
 
 
@@ -91,7 +91,7 @@ def test_every_denial_is_told_and_not_only_the_first(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     code, pod = run_json(capsys, tmp_path, BREAKS_MUCH, "--node-runtime", RUNTIME)
-    assert code == explain.REFUSED
+    assert code == output.REFUSED
     assert pod["error"] == ""
     assert [name for name, verdict in verdicts(pod).items() if verdict == "refused"] == [
         "hostNamespaces",
@@ -142,7 +142,7 @@ def test_without_a_user_it_depends_on_the_image_until_somebody_says_it(
     assert "runAsUser is known by the image alone" in said
     assert run(capsys, tmp_path, pod, "--user", "1000:1000")[0] == 0
     code, found = run_json(capsys, tmp_path, pod, "--user", "0")
-    assert code == explain.REFUSED
+    assert code == output.REFUSED
     assert set(denied(found["containers"][0])) == {"containers[main].securityContext.runAsUser"}
 
 
@@ -205,7 +205,7 @@ def test_an_exception_holds_for_its_namespace(
     }
     profile = a_profile(tmp_path, exceptions=[exception])
     pod = a_pod(securityContext={"privileged": True})
-    assert run(capsys, tmp_path, pod, "--profile", profile)[0] == explain.REFUSED
+    assert run(capsys, tmp_path, pod, "--profile", profile)[0] == output.REFUSED
     code, said = run(capsys, tmp_path, pod, "--profile", profile, "--namespace", "legacy")
     assert code == 0
     assert "an exception holds for this Pod now; only recorded: privileged" in said
@@ -224,7 +224,7 @@ def test_the_worst_of_several_pods_is_the_exit_code(
 ) -> None:
     good = a_pod(securityContext={"runAsUser": 1000})
     code, said = run(capsys, tmp_path, f"{good}\n---\n{BREAKS_MUCH}\n---\n{good}")
-    assert code == explain.REFUSED
+    assert code == output.REFUSED
     assert said.count("would run") == 2
 
 
@@ -272,7 +272,7 @@ def test_what_no_profile_lets_run_says_so(
 ) -> None:
     pod = a_pod(securityContext={"runAsUser": 1000, "capabilities": {"add": ["NO_SUCH"]}})
     code, said = run(capsys, tmp_path, pod)
-    assert code == explain.REFUSED
+    assert code == output.REFUSED
     assert "REFUSED under any profile" in said
     assert "NO_SUCH is not a Linux capability" in said
 
@@ -288,7 +288,7 @@ def test_of_several_profiles_the_heir_is_meant_or_the_named_one(
     assert "under SecurityProfile base" in named
     third = ["--profile", a_profile(tmp_path, "third")]
     code, said = run(capsys, tmp_path, pod, *several, *third)
-    assert (code, "say which with --profile-name" in said) == (explain.WRONG, True)
+    assert (code, "say which with --profile-name" in said) == (output.WRONG, True)
 
 
 def test_colour_is_for_a_terminal_alone(
@@ -332,7 +332,7 @@ def test_an_apparmor_profile_and_a_label_of_the_pods_own_are_refused(
         capsys, tmp_path, a_pod(securityContext=security), "--profile", a_profile(tmp_path)
     )
     assert (code, denied(pod["containers"][0])) == (
-        explain.REFUSED,
+        output.REFUSED,
         [
             "containers[main].securityContext.appArmorProfile.localhostProfile",
             "containers[main].securityContext.seLinuxOptions.type",

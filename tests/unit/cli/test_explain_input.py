@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from noderuntime.cli import explain
+from noderuntime.cli import output
 from tests.unit.cli.explain_kit import (
     a_pod,
     a_profile,
@@ -41,7 +41,7 @@ def test_a_manifest_that_is_none_is_one_sentence_and_code_2(
     pod: str, sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     code, said = run(capsys, tmp_path, pod)
-    assert code == explain.WRONG
+    assert code == output.WRONG
     assert sentence in said
     assert said.count("\n") == 1
 
@@ -73,7 +73,7 @@ def test_a_wrong_field_is_named(
 ) -> None:
     code, said = run(capsys, tmp_path, a_pod(**container))
     assert sentence in said
-    assert code == explain.WRONG
+    assert code == output.WRONG
     assert said.removesuffix("\n").isprintable()
 
 
@@ -93,7 +93,7 @@ def test_a_profile_that_no_node_could_serve_is_told_as_its_stall(
 ) -> None:
     profile = a_profile(tmp_path, "mine", **spec)
     code, said = run(capsys, tmp_path, a_pod(), "--profile", profile)
-    assert (code, sentence in said) == (explain.WRONG, True)
+    assert (code, sentence in said) == (output.WRONG, True)
 
 
 @pytest.mark.parametrize("user", ["root", "1:2:3", "-1", "4294967295", "1:", "¹"])
@@ -101,7 +101,7 @@ def test_a_user_that_is_no_number_is_refused(
     user: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     code, said = run(capsys, tmp_path, a_pod(), f"--user={user}")
-    assert (code, "--user: " in said) == (explain.WRONG, True)
+    assert (code, "--user: " in said) == (output.WRONG, True)
 
 
 def test_a_file_that_is_not_there_is_named(
@@ -109,6 +109,6 @@ def test_a_file_that_is_not_there_is_named(
 ) -> None:
     code, said = run(capsys, tmp_path, tmp_path / "none.yaml")
     assert (code, said) == (
-        explain.WRONG,
+        output.WRONG,
         "noderuntime: cannot read none.yaml: No such file or directory\n",
     )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from noderuntime.cli import plan
+from noderuntime.cli import output, plan
 from noderuntime.cli.explaining.judge import PodReport, judge
 from noderuntime.cli.main import main
 from noderuntime.cli.manifest.workloads import Workload
@@ -114,7 +114,7 @@ def test_a_hundred_replicas_are_judged_once_and_told_as_one(
     cluster.replicas("shop", 120, container=BINDS)
     cluster.pod("alone", container=USER)
     code, said = run(profile(capabilities={"allow": []}))
-    assert code == plan.REFUSED
+    assert code == output.REFUSED
     assert told(said) == {"refused": 120, "same": 1}
     (group,) = said["pods"]
     assert (group["workload"], group["count"]) == ({"kind": "Deployment", "name": "shop"}, 120)
@@ -206,7 +206,7 @@ def test_without_prune_what_is_not_in_the_files_stays(cluster: PlannedCluster, r
     cluster.profile("other")
     assert run(("SecurityProfile", "third", {}))[0] == 0
     code, said = run(("SecurityProfile", "third", {}), "--prune")
-    assert (code, told(said)) == (plan.REFUSED, {"lost": 1})
+    assert (code, told(said)) == (output.REFUSED, {"lost": 1})
     assert said["pods"][0]["nodeRuntime"] == "restricted"
     assert "is removed" in said["pods"][0]["says"][0]
     assert [(each["name"], each["change"]) for each in said["objects"]] == [
@@ -225,7 +225,7 @@ def test_a_noderuntime_that_leaves_a_node_takes_its_handler_from_the_pods_there(
         cluster.pod(f"on-{name}", container=USER, spec={"nodeName": name})
     cluster.pod("nowhere-yet", container=USER)
     code, said = run(runtime(nodeSelector={"matchLabels": {"pool": "web"}}))
-    assert (code, told(said)) == (plan.REFUSED, {"lost": 1, "same": 2})
+    assert (code, told(said)) == (output.REFUSED, {"lost": 1, "same": 2})
     assert said["pods"][0]["says"] == [
         "NodeRuntime restricted no longer selects node n2, so restricted is not served there"
     ]
@@ -262,7 +262,7 @@ def test_a_default_that_is_new_governs_who_names_no_handler_but_in_exempt_namesp
     cluster.pod("user", container=USER, spec=ANY)
     exempt = {"exemptNamespaces": ["kube-system"]}
     code, said = run(runtime(default=exempt), "--system-namespace", "elsewhere")
-    assert (code, told(said)) == (plan.REFUSED, {"refused": 2, "changed": 1})
+    assert (code, told(said)) == (output.REFUSED, {"refused": 2, "changed": 1})
     assert [each["namespace"] for each in said["pods"]] == ["noderuntime-system", "web", "web"]
     assert told(run(runtime(default=exempt))[1]) == {"refused": 2, "changed": 1}
     assert said["pods"][1]["denials"][0]["field"].endswith("securityContext.runAsUser")
@@ -325,7 +325,7 @@ def test_a_pod_of_a_newer_kubernetes_is_told_and_ends_nothing(
     cluster.pod("odd", spec={"containers": "none"})
     cluster.pod("a", container=BINDS)
     code, said = run(profile(capabilities={}))
-    assert (code, told(said)) == (plan.REFUSED, {"refused": 1, "unjudged": 3})
+    assert (code, told(said)) == (output.REFUSED, {"refused": 1, "unjudged": 3})
     assert said["pods"][1]["says"] == [
         "spec.containers[0].securityContext.futureConfinement: there is no such field"
     ]
@@ -357,7 +357,7 @@ def test_what_would_be_stalled_or_refused_is_an_error_of_the_change(
     run: Run, change: list[tuple[str, str, Json]], sentence: str
 ) -> None:
     code, said = run(*change)
-    assert code == plan.WRONG
+    assert code == output.WRONG
     assert sentence in said
 
 
@@ -367,7 +367,7 @@ def test_a_base_that_is_changed_under_an_heir_in_the_cluster_names_the_heir(
     cluster.profile("heir", inherits="web", capabilities={"allow": ["NET_BIND_SERVICE"]})
     cluster.profile("broken", inherits="nothing")
     code, said = run(profile(capabilities={"allow": []}))
-    assert code == plan.WRONG
+    assert code == output.WRONG
     assert "SecurityProfile heir: inherits web, which is tighter in capabilities" in said
     assert "broken" not in said  # it was so before
     assert run(profile(privileged="Deny"))[1]["notes"] == [
@@ -422,7 +422,7 @@ def test_people_are_shown_the_same_and_no_escape_reaches_the_terminal(
     newer = {"securityContext": {"\x1b[31mred": 1}}
     cluster.pod("odd", container=newer)
     code, said = run(profile(capabilities={}), text=True)
-    assert code == plan.REFUSED
+    assert code == output.REFUSED
     assert "\x1b" not in said and "\x07" not in said
     lines = said.splitlines()
     assert "  ~ SecurityProfile web changed" in lines
@@ -445,10 +445,10 @@ def test_a_folder_is_read_with_all_below_it_and_other_kinds_are_passed_over(
     (deep / "app.json").write_text('{"kind": "Deployment", "apiVersion": "apps/v1"}')
     (deep / ".github" / "ci.yaml").write_text("on: &all [push]\nx: *all\n")
     (deep / "README.md").write_text("# not: [yaml")
-    assert run(str(tmp_path / "deploy"))[0] == plan.REFUSED
+    assert run(str(tmp_path / "deploy"))[0] == output.REFUSED
     (deep / "bad.yaml").write_text("a: [")
     code, said = run(str(tmp_path / "deploy"))
-    assert code == plan.WRONG
+    assert code == output.WRONG
     assert said.startswith("noderuntime: deploy/noderuntime/bad.yaml: is not YAML")
 
 
@@ -456,12 +456,12 @@ def test_a_folder_is_read_with_all_below_it_and_other_kinds_are_passed_over(
 def test_files_without_anything_of_ours_are_an_error(run: Run, tmp_path: Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
     assert run(str(tmp_path / "x.yaml"), "--prune") == (
-        plan.WRONG,
+        output.WRONG,
         "noderuntime: the files hold no NodeRuntime and no SecurityProfile\n",
     )
     code, said = run(str(tmp_path / "none.yaml"))
     assert (code, said) == (
-        plan.WRONG,
+        output.WRONG,
         "noderuntime: cannot read none.yaml: No such file or directory\n",
     )
 
@@ -473,7 +473,7 @@ def test_too_many_files_are_refused(
     for number in range(3):
         (tmp_path / f"{number}.yaml").write_text("")
     code, said = run(str(tmp_path))
-    assert code == plan.WRONG
+    assert code == output.WRONG
     assert "name the folder of the manifests alone" in said
 
 
@@ -486,7 +486,7 @@ def test_of_too_many_workloads_the_rest_is_counted(
         container = {**BINDS, "workingDir": f"/{number}"}
         cluster.pod(f"p{number}", container=container)
     code, said = run(profile(capabilities={}))
-    assert (code, told(said), said["untold"]) == (plan.REFUSED, {"refused": 4}, 2)
+    assert (code, told(said), said["untold"]) == (output.REFUSED, {"refused": 4}, 2)
     assert (
         "2 Pods more, of other workloads, are only counted"
         in run(profile(capabilities={}), text=True)[1]
@@ -505,4 +505,4 @@ def test_an_api_server_that_is_away_is_code_1(
 
 def test_the_files_are_read_before_a_cluster_is_asked() -> None:
     options = argparse.Namespace(files=["/nowhere"], kubeconfig="/nowhere")
-    assert plan.main(options) == plan.WRONG
+    assert plan.main(options) == output.WRONG
