@@ -138,26 +138,33 @@ def admit_container(
 
 def admit_exec(asked: Asking, rules: HandlerRules | None, answer: ExecGrant | Denial) -> ExecGrant:
     """Tell what was decided of a joining process, and return it. Raises DeniedError."""
-    if isinstance(answer, ExecGrant):
-        admit_session(asked, rules, answer.findings, answer.changes)
-        return answer
-    admit_session(asked, rules, answer)
-    raise DeniedError(answer.sentence())
+    if isinstance(answer, Denial):
+        _tell_of_session(asked, rules, denial=answer)
+        raise _denied(answer)
+    _tell_of_session(asked, rules, findings=answer.findings, changes=answer.changes)
+    return answer
 
 
 def admit_session(
-    asked: Asking,
-    rules: HandlerRules | None,
-    answer: tuple[Denial, ...] | Denial,
-    changes: tuple[str, ...] = (),
+    asked: Asking, rules: HandlerRules | None, answer: tuple[Denial, ...] | Denial
 ) -> None:
     """Tell what was decided of a session with what runs already. Raises DeniedError."""
-    denial = answer if isinstance(answer, Denial) else None
-    findings = () if isinstance(answer, Denial) else answer
+    if isinstance(answer, Denial):
+        _tell_of_session(asked, rules, denial=answer)
+        raise _denied(answer)
+    _tell_of_session(asked, rules, findings=answer)
+
+
+def _tell_of_session(
+    asked: Asking,
+    rules: HandlerRules | None,
+    *,
+    denial: Denial | None = None,
+    findings: tuple[Denial, ...] = (),
+    changes: tuple[str, ...] = (),
+) -> None:
     with span("policy.admit", handler="" if rules is None else rules.handler):
         asked.record(rules, denial, findings, changes)
-    if denial is not None:
-        raise _denied(denial)
     for finding in findings:
         metrics.count_finding(finding.profile, _field(finding))
 

@@ -11,12 +11,21 @@ import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from noderuntime.api.revision import Revision
 from noderuntime.host.ports import ExecRequest, Exit
 from noderuntime.policy.model import Resources
 from tests.fakes.images import FakeImages
 from tests.fakes.lsm import FakeAppArmor, FakeSelinux
 
 ALIVE = ("created", "running")
+
+
+def publish(path: Path, revision: Revision) -> None:
+    """Write a revision beside, and rename it into place."""
+    path.parent.mkdir(exist_ok=True)
+    beside = path.with_name("beside")
+    beside.write_text(revision.model_dump_json(by_alias=True))
+    beside.rename(path)
 
 
 @dataclass
@@ -92,6 +101,11 @@ class World:
         """Something is mounted on ``target``, which is made if missing."""
         target.mkdir(parents=True, exist_ok=True)
         self.mounts.add(str(target))
+
+    def publish(self, revision: Revision) -> str:
+        """Write the revision as an agent does; return its digest."""
+        publish(self.root / "etc" / "current", revision)
+        return revision.digest
 
     def census(self) -> dict[str, object]:
         """Everything that could be left behind, files too."""

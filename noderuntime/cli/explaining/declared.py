@@ -108,7 +108,7 @@ def chosen_profile(declared: Declared, wanted: str, runtime: str) -> str:
     return heirs[0]
 
 
-def chosen_runtime(declared: Declared, handler: str | None, namespace: str = "") -> str:
+def chosen_runtime(declared: Declared, handler: str | None, namespace: str) -> str:
     """Return the NodeRuntime's name, "" where none is; of several the Pod's, by handler or default."""
     names = [*declared.runtimes]
     if len(names) > 1:

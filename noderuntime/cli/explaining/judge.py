@@ -68,7 +68,9 @@ _SENTENCES: Final = {
     "rootFilesystem": "securityContext.readOnlyRootFilesystem",
 }
 _RUN: Final = "/run/noderuntime"
-_ANY_FILTER: Final = '{"defaultAction": "SCMP_ACT_ERRNO"}'  # for one that only the node reads
+# For a filter that only the node reads: parsed, and as a file.
+_ANY_FILTER: Final = {"defaultAction": "SCMP_ACT_ERRNO"}
+_ANY_FILE: Final = json.dumps(_ANY_FILTER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +172,8 @@ def _judge_one(known: _Judged, request: ContainerRequest) -> ContainerReport:
         )
         host = HostFacts(
             mountinfo=request.mountinfo,
-            seccomp_file=_ANY_FILTER,
-            seccomp_artifact=json.loads(_ANY_FILTER),
+            seccomp_file=_ANY_FILE,
+            seccomp_artifact=_ANY_FILTER,
             lsm=_kernel(known, config, None),
         )
         open_fields = _open_fields(known, request, config)

@@ -10,7 +10,7 @@ from typing import Final
 
 from noderuntime.policy import apparmor, capabilities, users
 from noderuntime.policy.denial import listed
-from noderuntime.policy.rules import HandlerRules
+from noderuntime.policy.rules import HandlerRules, Ranges
 from noderuntime_operator.admission.cel import cut, text, texts, within
 from noderuntime_operator.admission.rule import Rule, of_container, per_container
 
@@ -73,8 +73,8 @@ def _capabilities(own: HandlerRules) -> Iterator[Rule]:
 
 def _users(own: HandlerRules) -> Iterator[Rule]:
     """Judge users by number; what the image decides is left to the node."""
-    asked, field = of_pod_or("runAsUser"), "securityContext.runAsUser"
     if own.non_root:
+        asked, field = of_pod_or("runAsUser"), "securityContext.runAsUser"
         yield Rule(
             name="nonRoot",
             section="runAs",
@@ -84,35 +84,31 @@ def _users(own: HandlerRules) -> Iterator[Rule]:
             remedy=("set runAsUser to another user than 0, or use an image with such a USER",),
         )
     if own.users:
-        yield Rule(
-            name="users",
-            section="runAs",
-            field=field,
-            offences=_outside(asked, field, own.users),
-            says=(f"runAs.users has {users.shown(own.users)}",),
-            remedy=("set runAsUser to one of these",),
-        )
+        yield _outside("users", "runAsUser", own.users)
 
 
-def _outside(asked: str, field: str, ranges: tuple[tuple[int, int], ...]) -> str:
-    numbers = f"[{asked}].filter(o, o.hasValue()).map(o, o.value())"
+def _outside(name: str, key: str, ranges: Ranges) -> Rule:
+    """Return the rule of a container's ``key``, a number: it must be in the profile's ``runAs`` ranges."""
+    field = f"securityContext.{key}"
+    numbers = f"[{of_pod_or(key)}].filter(o, o.hasValue()).map(o, o.value())"
     offence = f"[{of_container(field)}, string(n)]"
-    return f"variables.made.map(c, {numbers}.filter(n, !({within('n', ranges)})).map(n, {offence}))"
+    return Rule(
+        name=name,
+        section="runAs",
+        field=field,
+        offences=(
+            f"variables.made.map(c, {numbers}.filter(n, !({within('n', ranges)})).map(n, {offence}))"
+        ),
+        says=(f"runAs.{name} has {users.shown(ranges)}",),
+        remedy=(f"set {key} to one of these",),
+    )
 
 
 def _groups(own: HandlerRules) -> Iterator[Rule]:
-    asked, field = of_pod_or("runAsGroup"), "securityContext.runAsGroup"
     if own.groups:
-        yield Rule(
-            name="groups",
-            section="runAs",
-            field=field,
-            offences=_outside(asked, field, own.groups),
-            says=(f"runAs.groups has {users.shown(own.groups)}",),
-            remedy=("set runAsGroup to one of these",),
-        )
+        yield _outside("groups", "runAsGroup", own.groups)
     if own.supplemental_groups:
-        field = "securityContext.supplementalGroups"
+        field, asked = "securityContext.supplementalGroups", of_pod_or("runAsGroup")
         inside = within("n", own.supplemental_groups)
         yield Rule(
             name="supplementalGroups",

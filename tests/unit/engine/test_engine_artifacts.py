@@ -33,9 +33,7 @@ def declare(world: World, **profile: object) -> None:
     handler = RevisionHandler(
         name="web", node_runtime="web", profile=RevisionProfile(name="web", spec=spec)
     )
-    path = world.root / "etc" / "current"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(make_revision((handler,)).model_dump_json(by_alias=True))
+    world.publish(make_revision((handler,)))
 
 
 async def run(engine: Engine, world: World) -> dict[str, object]:

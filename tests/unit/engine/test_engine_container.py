@@ -31,12 +31,7 @@ def serve(world: World, **changes: object) -> str:
     """Write a revision with the handler `restricted`; return its digest."""
     profile = RevisionProfile(name="web", spec=SecurityProfileSpec())
     handler = RevisionHandler(name="restricted", node_runtime="r", profile=profile)
-    revision = make_revision((handler.model_copy(update=changes),))
-    (world.root / "etc").mkdir(exist_ok=True)
-    beside = world.root / "etc" / "beside"
-    beside.write_text(revision.model_dump_json(by_alias=True))
-    beside.rename(world.root / "etc" / "current")
-    return revision.digest
+    return world.publish(make_revision((handler.model_copy(update=changes),)))
 
 
 async def test_a_container_goes_from_created_to_completed(engine: Engine, world: World) -> None:

@@ -57,12 +57,7 @@ def serve(
     if exempt is not None:
         names = ("kube-system", *exempt)
         default = RevisionDefault(handler="restricted", exempt_namespaces=names)
-    revision = make_revision((handler,), default)
-    (world.root / "etc").mkdir(exist_ok=True)
-    beside = world.root / "etc" / "beside"
-    beside.write_text(revision.model_dump_json(by_alias=True))
-    beside.rename(world.root / "etc" / "current")
-    return revision.digest
+    return world.publish(make_revision((handler,), default))
 
 
 async def live(engine: Engine, pod: PodIdentity) -> str:

@@ -51,10 +51,7 @@ def serve(world: World, profile: dict[str, Any]) -> None:
     handler = RevisionHandler(
         name="restricted", node_runtime="r", profile=RevisionProfile(name="web", spec=spec)
     )
-    (world.root / "etc").mkdir(exist_ok=True)
-    beside = world.root / "etc" / "beside"
-    beside.write_text(make_revision((handler,)).model_dump_json(by_alias=True))
-    beside.rename(world.root / "etc" / "current")
+    world.publish(make_revision((handler,)))
 
 
 async def governed(engine: Engine, security: ContainerSecurity | None = None) -> str:

@@ -29,18 +29,12 @@ from noderuntime.policy.features import HostFeatures
 from tests.fakes.engine import config_of, new_world
 from tests.fakes.images import FakeImages
 from tests.fakes.lsm import FakeAppArmor
+from tests.fakes.world import publish
 
 
 def declared(name: str = "restricted", **spec: object) -> RevisionHandler:
     profile = RevisionProfile(name="web", spec=SecurityProfileSpec.model_validate(spec))
     return RevisionHandler(name=name, node_runtime=name, profile=profile)
-
-
-def write(path: Path, revision: Revision) -> None:
-    path.parent.mkdir(exist_ok=True)
-    beside = path.with_name("beside")
-    beside.write_text(revision.model_dump_json(by_alias=True))
-    beside.rename(path)
 
 
 @pytest.fixture
@@ -79,12 +73,12 @@ def test_a_handler_is_refused_when_there_is_no_revision(table: HandlerTable) -> 
 
 def test_a_revision_is_served_when_it_appears_and_changes(table: HandlerTable, path: Path) -> None:
     first = make_revision((declared(),))
-    write(path, first)
+    publish(path, first)
     handler = table.get("restricted")
     assert (handler.revision, handler.oci_runtime) == (first.digest, Path("/usr/bin/crun"))
     assert handler.rules is not None
     second = make_revision((declared("other"),))
-    write(path, second)
+    publish(path, second)
     with pytest.raises(FailedPreconditionError, match="does not have it"):
         table.get("restricted")
     assert table.get("other").revision == table.revision == second.digest
@@ -94,7 +88,7 @@ def test_a_revision_is_served_when_it_appears_and_changes(table: HandlerTable, p
 
 
 def test_rules_are_compiled_once_when_the_file_stays(table: HandlerTable, path: Path) -> None:
-    write(path, make_revision((declared(),)))
+    publish(path, make_revision((declared(),)))
     assert table.get("restricted").rules is table.get("restricted").rules
 
 
@@ -133,7 +127,7 @@ def bad_digest() -> str:
 def test_none_of_a_revision_is_served_when_it_is(
     table: HandlerTable, path: Path, text: str, why: str
 ) -> None:
-    write(path, make_revision((declared(),)))
+    publish(path, make_revision((declared(),)))
     table.get("restricted")
     path.write_text(text)
     with pytest.raises(FailedPreconditionError) as refused:
@@ -153,7 +147,7 @@ def test_a_config_is_refused_when_its_default_handler_is_not_there(tmp_path: Pat
 def test_a_handlers_program_is_the_nodes_when_it_has_one_of_that_name(tmp_path: Path) -> None:
     own = {"plain": HandlerConfig(oci_runtime=Path("/opt/crun"))}
     config = config_of(new_world(tmp_path), handlers=own, default_handler="plain")
-    write(config.revision, make_revision((declared(),)))
+    publish(config.revision, make_revision((declared(),)))
     table = table_of(config)
     assert table.get("restricted").oci_runtime == Path("/opt/crun")
     assert table.programs() == (Path("/opt/crun"),)
@@ -163,7 +157,7 @@ def test_a_handler_has_the_network_that_the_node_or_the_revision_gives_it(tmp_pa
     own = {"crun": HandlerConfig(), "lab": HandlerConfig(cni_conf_dir=Path("/etc/cni/lab.d"))}
     config = config_of(new_world(tmp_path), handlers=own)
     named = declared("fast").model_copy(update={"cni_conf_dir": "/etc/cni/fast.d"})
-    write(config.revision, make_revision((declared(), named)))
+    publish(config.revision, make_revision((declared(), named)))
     table = table_of(config)
     assert table.get("crun").cni_conf_dir is table.get("restricted").cni_conf_dir is None
     assert table.get("lab").cni_conf_dir == Path("/etc/cni/lab.d")
@@ -186,7 +180,7 @@ async def test_a_revision_is_seen_when_it_is_renamed_into_place(
     watch = asyncio.Task(table.watch(nothing))
     await asyncio.sleep(0)
     revision = make_revision((declared(),))
-    write(path, revision)
+    publish(path, revision)
     async with asyncio.timeout(2):
         await seen.wait()
     assert table.revision == revision.digest
@@ -204,7 +198,7 @@ DEFAULT = RevisionDefault(handler="restricted", exempt_namespaces=("noderuntime-
 def test_a_pod_that_names_no_handler_is_governed_but_in_exempt_namespaces(
     table: HandlerTable, path: Path
 ) -> None:
-    write(path, make_revision((declared(),), DEFAULT))
+    publish(path, make_revision((declared(),), DEFAULT))
     governed = table.get("", "shop")
     assert (governed.name, governed.node_runtime, governed.profile) == (
         "restricted",
@@ -215,7 +209,7 @@ def test_a_pod_that_names_no_handler_is_governed_but_in_exempt_namespaces(
     assert table.get("", "noderuntime-system").rules is None
     assert table.get("").rules is None  # a pull for nobody
     assert table.default == DEFAULT
-    write(path, make_revision((declared(),)))
+    publish(path, make_revision((declared(),)))
     assert table.get("", "shop").rules is None
 
 
@@ -233,7 +227,7 @@ def test_pods_that_were_governed_are_refused_when_the_revision_is(
 ) -> None:
     config = config_of(new_world(tmp_path))
     table = table_of(config)
-    write(path, make_revision((declared(),), DEFAULT))
+    publish(path, make_revision((declared(),), DEFAULT))
     table.refresh()
     if text is None:
         path.unlink()
@@ -246,7 +240,7 @@ def test_pods_that_were_governed_are_refused_when_the_revision_is(
     assert 'namespace shop that names no handler is governed by "restricted"' in str(refused.value)
     assert "is not served by this node" in str(refused.value)
     assert table.get("", "noderuntime-system").rules is None
-    write(path, make_revision(()))  # what the node is told when nothing governs it any more
+    publish(path, make_revision(()))  # what the node is told when nothing governs it any more
     assert table.get("", "shop").rules is None
     path.write_text("{")
     assert table_of(config).get("", "shop").rules is None
@@ -255,7 +249,7 @@ def test_pods_that_were_governed_are_refused_when_the_revision_is(
 def test_a_node_that_was_never_told_of_a_default_runs_pods_when_its_revision_is_damaged(
     table: HandlerTable, path: Path
 ) -> None:
-    write(path, make_revision((declared(),)))
+    publish(path, make_revision((declared(),)))
     table.refresh()
     path.write_text("{")
     assert table.get("", "shop").rules is None
@@ -265,7 +259,7 @@ def test_nothing_is_run_without_a_handler_when_what_is_kept_is_damaged_too(
     tmp_path: Path, path: Path
 ) -> None:
     config = config_of(new_world(tmp_path))
-    write(path, make_revision((declared(),), DEFAULT))
+    publish(path, make_revision((declared(),), DEFAULT))
     table_of(config).refresh()
     (config.state_dir / "default").write_text("{")
     path.write_text("{")
@@ -273,14 +267,14 @@ def test_nothing_is_run_without_a_handler_when_what_is_kept_is_damaged_too(
     for namespace in ("shop", "noderuntime-system"):
         with pytest.raises(FailedPreconditionError, match="default, which says whom .* is damaged"):
             table.get("", namespace)
-    write(path, make_revision((declared(),), DEFAULT))
+    publish(path, make_revision((declared(),), DEFAULT))
     assert table.get("", "shop").name == "restricted"
 
 
 def test_a_default_that_is_not_declared_makes_a_revision_invalid(
     table: HandlerTable, path: Path
 ) -> None:
-    write(path, make_revision((declared("other"),), DEFAULT))
+    publish(path, make_revision((declared("other"),), DEFAULT))
     table.refresh()
     assert "default: handler restricted is not declared" in table.error
     assert table.names() == ("", "crun")
@@ -302,7 +296,7 @@ def test_which_pods_are_governed_is_written_down_when_there_is_room_again(
     config = config_of(new_world(tmp_path))
     config.state_dir.write_text("in the way")  # no folder can be made here
     table = table_of(config)
-    write(path, make_revision((declared(),), DEFAULT))
+    publish(path, make_revision((declared(),), DEFAULT))
     assert table.get("", "shop").name == "restricted"
     config.state_dir.unlink()
     asyncio.run(table.look())

@@ -30,13 +30,7 @@ def serve(world: World, **profiles: dict[str, object]) -> str:
         )
         for name, spec in profiles.items()
     )
-    revision = make_revision(handlers)
-    path = world.root / "etc" / "current"
-    path.parent.mkdir(exist_ok=True)
-    beside = path.with_name("beside")
-    beside.write_text(revision.model_dump_json(by_alias=True))
-    beside.rename(path)
-    return revision.digest
+    return world.publish(make_revision(handlers))
 
 
 async def settled(engine: Engine, digest: str) -> None:

@@ -11,22 +11,9 @@ from noderuntime.errors import ConfigError
 from noderuntime.policy.rules import SeccompRules
 from noderuntime.policy.seccomp import filter_of
 from tests.unit.policy.factories import rules
+from tests.unit.policy.seccomp_kit import LOW, Document, arg, rule, section
 
 NONE: frozenset[str] = frozenset()
-LOW = 2**32 - 1
-Document = dict[str, Any]
-
-
-def section(**fields: object) -> SeccompRules:
-    return rules({"seccomp": fields}).seccomp
-
-
-def rule(name: str, action: str, *args: Document, **more: object) -> Document:
-    return {"names": [name], "action": action, "args": list(args), **more}
-
-
-def arg(op: str, value: int, two: int | None = None, index: int = 0) -> Document:
-    return {"index": index, "op": op, "value": value, "valueTwo": two}
 
 
 def entries(of: SeccompRules, name: str) -> list[Document]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -16,24 +16,11 @@ from noderuntime.policy.seccomp import filter_of, names_of, without
 from noderuntime.policy.tighter_seccomp import is_wider
 from tests.bpf import ALLOW, LOG, Call, Names, run
 from tests.unit.policy.factories import rules
+from tests.unit.policy.seccomp_kit import LOW, Document, arg, rule, section
 
-Document = dict[str, Any]
-LOW: Final = 2**32 - 1
 SYS_ADMIN: Final = frozenset({"SYS_ADMIN"})
 FREE: Final = "getpid"  # the runtime default allows it whatever its arguments are
 CLOSED: Final = "keyctl"  # the runtime default does not allow it
-
-
-def section(**fields: object) -> SeccompRules:
-    return rules({"seccomp": fields}).seccomp
-
-
-def rule(name: str, action: str, *args: Document, **more: object) -> Document:
-    return {"names": [name], "action": action, "args": list(args), **more}
-
-
-def arg(op: str, value: int, two: int | None = None, index: int = 0) -> Document:
-    return {"index": index, "op": op, "value": value, "valueTwo": two}
 
 
 def only(name: str, *args: Document) -> SeccompRules:
