@@ -6,8 +6,6 @@ import asyncio
 import json
 import shutil
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -113,11 +111,3 @@ def names(seen: Seen | None, *, of_runtime: bool = False) -> set[str]:
     table = Names()
     calls = seen.of_runtime if of_runtime else seen.calls
     return {table.name(call) or "" for call in list(calls)}  # the recorder goes on meanwhile
-
-
-def wait_until(what: Callable[[], object], *, within_s: float = 20.0) -> None:
-    """Wait for it, looking often."""
-    end = time.monotonic() + within_s
-    while not what():
-        assert time.monotonic() < end, "it did not come in time"
-        time.sleep(0.02)

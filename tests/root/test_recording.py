@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from e2e.framework.waiting import wait_for
 from noderuntime.cli.recording.recorder import Recorder
 from noderuntime.cli.recording.seen import Ids, Recording
 from noderuntime.policy.capabilities import IN_ORDER
-from tests.root.recording_kit import CAPABILITIES, Box, names, wait_until
+from tests.root.recording_kit import CAPABILITIES, Box, names
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +68,7 @@ def test_a_container_and_what_it_used_is_seen(
 
 def test_an_exec_is_seen_as_of_its_container(box: Box, recorder: Recorder) -> None:
     container_id, process = box.start("while [ ! -e /tmp/end ]; do busybox sleep 0.05; done")
-    wait_until(lambda: recorder.of(container_id) and names(recorder.of(container_id)))
+    wait_for("a call", lambda: recorder.of(container_id) and names(recorder.of(container_id)))
     assert "mkdir" not in names(recorder.of(container_id))
     assert box.exec(container_id, "busybox mkdir /tmp/sub && : > /tmp/end") == 0
     assert process.wait(timeout=30) == 0
@@ -95,7 +96,7 @@ def test_many_containers_at_once_each_have_their_own(box: Box, recorder: Recorde
 
 def test_a_container_that_is_killed_leaves_what_it_had_done(box: Box, recorder: Recorder) -> None:
     container_id, process = box.start("busybox mkdir /tmp/sub; while :; do busybox sleep 1; done")
-    wait_until((box.folder / "rootfs/tmp/sub").exists)
+    wait_for("the folder", (box.folder / "rootfs/tmp/sub").exists)
     box.call("kill", container_id, "KILL")
     assert process.wait(timeout=30) == 128 + 9
     assert "mkdir" in names(recorder.stop().containers[container_id])
@@ -105,7 +106,7 @@ def test_without_the_recorder_calls_fail_and_the_container_ends(
     box: Box, recorder: Recorder
 ) -> None:
     container_id, process = box.start("while busybox true; do :; done")
-    wait_until(lambda: recorder.of(container_id) and names(recorder.of(container_id)))
+    wait_for("a call", lambda: recorder.of(container_id) and names(recorder.of(container_id)))
     recorder.stop()
     assert process.wait(timeout=30) != 0
 
