@@ -72,8 +72,11 @@ def test_pods_that_name_no_handler_are_governed_but_in_exempt_namespaces(
         cluster.wait_event("rooted", "runAs.nonRoot is true", namespace=namespace)
         cluster.wait_ready(exempt)
         assert int(fields_of(cluster, exempt, "default")["CapBnd"], 16) != 0
-        counted = lambda: status_of(cluster)["ungovernedPods"] == before + 1  # noqa: E731
-        wait_for("the count of ungoverned Pods", counted, 30)
+
+        def is_counted() -> bool:
+            return bool(status_of(cluster)["ungovernedPods"] == before + 1)
+
+        wait_for("the count of ungoverned Pods", is_counted, 30)
         lines = (RUNTIME_STATE / "decisions" / "decisions.log").read_text().splitlines()
         mine = [line for line in map(json.loads, lines) if line.get("namespace") == namespace]
         assert {line["nodeRuntime"] for line in mine} == {governed}

@@ -2,95 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from noderuntime.cli import output, plan
 from noderuntime.cli.explaining.judge import PodReport, judge
-from noderuntime.cli.main import main
 from noderuntime.cli.manifest.workloads import Workload
-from noderuntime.cli.planning import cluster as planned_cluster
 from noderuntime.cli.planning import compare
 from noderuntime.cli.planning.cluster import Kind
-from noderuntime.errors import UnavailableError
 from tests.fakes.planned_cluster import PlannedCluster
-
-Json = dict[str, Any]
-Run = Callable[..., tuple[int, Any]]
-WEB: Json = {"runAs": {"nonRoot": True}, "capabilities": {"allow": ["NET_BIND_SERVICE"]}}
-USER = {"securityContext": {"runAsUser": 1000}}
-BINDS = {"securityContext": {"runAsUser": 1000, "capabilities": {"add": ["NET_BIND_SERVICE"]}}}
-
-
-def a_file(tmp_path: Path, *documents: tuple[str, str, Json], name: str = "change.yaml") -> str:
-    path = tmp_path / name
-    bodies = [
-        {
-            "apiVersion": "noderuntime.io/v1alpha1",
-            "kind": kind,
-            "metadata": {"name": of},
-            "spec": spec,
-        }
-        for kind, of, spec in documents
-    ]
-    path.write_text(yaml.safe_dump_all(bodies))
-    return str(path)
-
-
-@pytest.fixture
-def cluster() -> PlannedCluster:
-    made = PlannedCluster()
-    made.profile("web", **WEB)
-    made.runtime("restricted")
-    return made
-
-
-@pytest.fixture
-def run(
-    cluster: PlannedCluster,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> Run:
-    @asynccontextmanager
-    async def connected(file: str, context: str) -> AsyncIterator[PlannedCluster]:
-        del file, context
-        yield cluster
-
-    monkeypatch.setattr(planned_cluster, "connected", connected)
-
-    def call(*words: str | tuple[str, str, Json], text: bool = False) -> tuple[int, Any]:
-        documents = [each for each in words if isinstance(each, tuple)]
-        options = [each for each in words if isinstance(each, str)]
-        if documents:
-            options.insert(0, a_file(tmp_path, *documents))
-        code = main(["plan", *options, *([] if text else ["-o", "json"])])
-        said = capsys.readouterr()
-        if said.err:
-            return code, said.err.replace(f"{tmp_path}/", "")
-        return code, said.out if text else json.loads(said.out)
-
-    return call
-
-
-def profile(name: str = "web", **spec: Any) -> tuple[str, str, Json]:
-    return ("SecurityProfile", name, WEB | spec)
-
-
-def runtime(name: str = "restricted", **spec: Any) -> tuple[str, str, Json]:
-    head = {"handler": name, "securityProfileRef": {"name": "web"}}
-    return ("NodeRuntime", name, head | spec)
-
-
-def told(said: Json) -> dict[str, int]:
-    return {key: count for key, count in said["summary"].items() if count}
+from tests.unit.cli.planning.plan_kit import (
+    BINDS,
+    USER,
+    Json,
+    Run,
+    profile,
+    runtime,
+    told,
+)
 
 
 def test_the_same_as_the_cluster_touches_nothing(cluster: PlannedCluster, run: Run) -> None:
@@ -435,48 +365,6 @@ def test_people_are_shown_the_same_and_no_escape_reaches_the_terminal(
     assert lines[-1] == ("123 Pods under NodeRuntimes: 121 would be refused, 2 could not be judged")
 
 
-def test_a_folder_is_read_with_all_below_it_and_other_kinds_are_passed_over(
-    cluster: PlannedCluster, run: Run, tmp_path: Path
-) -> None:
-    cluster.pod("a", container=BINDS)
-    deep = tmp_path / "deploy" / "noderuntime"
-    (deep / ".github").mkdir(parents=True)
-    a_file(deep, profile(capabilities={}), name="web.yml")
-    (deep / "app.json").write_text('{"kind": "Deployment", "apiVersion": "apps/v1"}')
-    (deep / ".github" / "ci.yaml").write_text("on: &all [push]\nx: *all\n")
-    (deep / "README.md").write_text("# not: [yaml")
-    assert run(str(tmp_path / "deploy"))[0] == output.REFUSED
-    (deep / "bad.yaml").write_text("a: [")
-    code, said = run(str(tmp_path / "deploy"))
-    assert code == output.WRONG
-    assert said.startswith("noderuntime: deploy/noderuntime/bad.yaml: is not YAML")
-
-
-@pytest.mark.parametrize("text", ["", "kind: ConfigMap"])
-def test_files_without_anything_of_ours_are_an_error(run: Run, tmp_path: Path, text: str) -> None:
-    (tmp_path / "x.yaml").write_text(text)
-    assert run(str(tmp_path / "x.yaml"), "--prune") == (
-        output.WRONG,
-        "noderuntime: the files hold no NodeRuntime and no SecurityProfile\n",
-    )
-    code, said = run(str(tmp_path / "none.yaml"))
-    assert (code, said) == (
-        output.WRONG,
-        "noderuntime: cannot read none.yaml: No such file or directory\n",
-    )
-
-
-def test_too_many_files_are_refused(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("noderuntime.cli.planning.files.MOST_FILES", 2)
-    for number in range(3):
-        (tmp_path / f"{number}.yaml").write_text("")
-    code, said = run(str(tmp_path))
-    assert code == output.WRONG
-    assert "name the folder of the manifests alone" in said
-
-
 def test_of_too_many_workloads_the_rest_is_counted(
     cluster: PlannedCluster, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -491,18 +379,3 @@ def test_of_too_many_workloads_the_rest_is_counted(
         "2 Pods more, of other workloads, are only counted"
         in run(profile(capabilities={}), text=True)[1]
     )
-
-
-def test_an_api_server_that_is_away_is_code_1(
-    cluster: PlannedCluster, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def away(*_: object) -> None:
-        raise UnavailableError("the API server at https://127.0.0.1:1: gone")
-
-    monkeypatch.setattr(cluster, "items", away)
-    assert run(profile()) == (1, "noderuntime: the API server at https://127.0.0.1:1: gone\n")
-
-
-def test_the_files_are_read_before_a_cluster_is_asked() -> None:
-    options = argparse.Namespace(files=["/nowhere"], kubeconfig="/nowhere")
-    assert plan.main(options) == output.WRONG
